@@ -1,0 +1,289 @@
+"""What every kind of storage must offer: the contract that `tests/contract` holds each backend to.
+
+A backend knows its own storage and nothing of Docker, repositories or the network. Its methods are plain synchronous
+functions, called from threads; the caller holds a lock per volume, so that two calls never change one volume at once,
+while calls for different volumes may overlap. Every method that changes something is atomic against a kill: after
+`open` has run again the change is either whole or undone. Every method may raise `StorageFailed` (a tool or system
+call failed, nothing has changed), `NoSpace` (likewise) and `PoolUnavailable`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from datetime import datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import ClassVar
+
+from msgspec import Struct
+
+from snapvol.model import Damage, Health, Snapshot, Usage, Volume
+
+
+class Features(Struct, frozen=True, kw_only=True):
+    """What a pool can do; asking for more is an `Unsupported` error.
+
+    Attributes:
+        snapshots: snapshots, rollback and clones.
+        instant: a snapshot is one instant, also while files are being written; else it is a copy made file by file.
+        quota: the `size` option.
+        resize: a size can be changed later.
+        shared_blocks: a snapshot or clone costs only what differs.
+        stable_inodes: an unchanged file keeps inode number and ctime from snapshot to snapshot, so that a backup
+            may take it for unchanged by size, mtime, ctime and inode.
+        reason: why something is missing, and what to do about it: the hint of the error.
+    """
+
+    snapshots: bool
+    instant: bool
+    quota: bool
+    resize: bool
+    shared_blocks: bool
+    stable_inodes: bool
+    reason: str | None = None
+
+
+class Option(Struct, frozen=True, kw_only=True):
+    """A volume option that only this kind of storage knows, such as ``btrfs.compression``.
+
+    Attributes:
+        key: the option.
+        help: one line for people.
+        choices: the valid values; empty for free text.
+    """
+
+    key: str
+    help: str
+    choices: tuple[str, ...] = ()
+
+
+class Tree(Struct, frozen=True, kw_only=True):
+    """A source for the engine: a directory tree that does not change while it is open.
+
+    Attributes:
+        root: the directory whose contents are the volume's.
+        identity: the snapshot's id.
+        stable_inodes: see `Features`.
+    """
+
+    root: Path
+    identity: str
+    stable_inodes: bool
+
+
+class ChangeKind(StrEnum):
+    """How a path differs between two points in time."""
+
+    ADDED = "added"
+    REMOVED = "removed"
+    MODIFIED = "modified"
+
+
+class Change(Struct, frozen=True, kw_only=True):
+    """One path that differs.
+
+    Attributes:
+        path: relative to the volume's root.
+        kind: how.
+        ranges: the (offset, length) pairs of a regular file that may differ; None where that is not known.
+    """
+
+    path: bytes
+    kind: ChangeKind
+    ranges: tuple[tuple[int, int], ...] | None = None
+
+
+class Backend(ABC):
+    """One pool on one kind of storage.
+
+    Args:
+        pool: the pool's name.
+        settings: the pool's table from the settings, without ``backend`` and ``defaults``.
+
+    Raises:
+        SettingsError: a setting is missing, unknown or of the wrong type; names key and nearest valid key.
+    """
+
+    kind: ClassVar[str]
+    options: ClassVar[tuple[Option, ...]] = ()
+
+    @abstractmethod
+    def __init__(self, pool: str, settings: Mapping[str, object]) -> None: ...
+
+    @abstractmethod
+    def open(self) -> None:
+        """Make the pool ready: create what it needs on first use, finish or undo what a kill interrupted.
+
+        Only one process has a pool open for writing: the daemon. Safe to call again.
+
+        Raises:
+            PoolUnavailable: the storage is missing or read-only. Never creates a pool where one is expected and absent.
+        """
+
+    @property
+    @abstractmethod
+    def features(self) -> Features:
+        """What this pool can do, found out by `open`."""
+
+    @abstractmethod
+    def health(self) -> Health:
+        """Return capacity and condition. Never raises for a pool that is merely unwell."""
+
+    # -- volumes ------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def volumes(self) -> Sequence[Volume | Damage]:
+        """List the live volumes of this pool. What others put into the pool is not listed."""
+
+    @abstractmethod
+    def create(self, volume: Volume, *, size: int | None = None, source: Snapshot | None = None) -> None:
+        """Make ``volume`` with an empty root, or with the contents of ``source`` (a clone).
+
+        ``uid``, ``gid``, ``mode`` and the storage's own options are taken from ``volume.options``; they apply to a
+        clone only where given.
+
+        Raises:
+            AlreadyExists: the name is taken in this pool, by us or by somebody else's object.
+            Unsupported: ``size`` or ``source`` cannot be served here.
+        """
+
+    @abstractmethod
+    def record(self, volume: Volume) -> None:
+        """Replace the metadata stored for the volume with this name; name and id must be unchanged."""
+
+    @abstractmethod
+    def rename(self, volume: Volume, name: str) -> Volume:
+        """Give it another name and return it so named; its snapshots follow.
+
+        Raises:
+            AlreadyExists: ``name`` is taken.
+        """
+
+    @abstractmethod
+    def resize(self, volume: Volume, size: int) -> None:
+        """Set the quota.
+
+        Raises:
+            Unsupported: no quotas here, or a shrink that the storage cannot do.
+            Refused: more than ``size`` is in use.
+        """
+
+    @abstractmethod
+    def usage(self, volume: Volume) -> Usage:
+        """Measure. May take long where the storage keeps no counts."""
+
+    @abstractmethod
+    def destroy(self, volume: Volume) -> None:
+        """Remove a live or trashed volume with its snapshots, for ever. The caller has checked that nobody uses it.
+
+        Raises:
+            Refused: a clone or hold is in the way, named in the message.
+        """
+
+    # -- trash --------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def trash(self, volume: Volume, when: datetime) -> None:
+        """Take the volume with its snapshots out of the way; its name is free at once."""
+
+    @abstractmethod
+    def trashed(self) -> Sequence[Volume | Damage]:
+        """List what is in the trash; ``deleted`` is set."""
+
+    @abstractmethod
+    def undelete(self, volume: Volume, name: str) -> Volume:
+        """Bring a trashed volume back as ``name``.
+
+        Raises:
+            AlreadyExists: ``name`` is taken.
+        """
+
+    # -- mounting -----------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def mountpoint(self, volume: Volume) -> Path:
+        """Return where the volume is, or would be, mounted. Pure; the same while the name is the same."""
+
+    @abstractmethod
+    def mount(self, volume: Volume) -> Path:
+        """Make the contents available at `mountpoint`. Done already: does nothing."""
+
+    @abstractmethod
+    def unmount(self, volume: Volume) -> None:
+        """Undo `mount`, lazily where it is still busy. Not mounted: does nothing."""
+
+    # -- snapshots ----------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def snapshots(self, volume: Volume) -> Sequence[Snapshot | Damage]:
+        """List the volume's snapshots, oldest first."""
+
+    @abstractmethod
+    def snapshot(
+        self, volumes: Sequence[Volume], name: str, *, message: str = "", made_by: str = "user"
+    ) -> Sequence[Snapshot]:
+        """Snapshot all ``volumes``, at one instant where the storage can; all or none.
+
+        Raises:
+            AlreadyExists: one of them has a snapshot of that name.
+            Unsupported: no snapshots here.
+        """
+
+    @abstractmethod
+    def destroy_snapshot(self, snapshot: Snapshot) -> None:
+        """Remove it.
+
+        Raises:
+            NotFound: it is gone, or a later one has its name (another id).
+            Protected: it has holds, or a clone needs it; the message names them.
+        """
+
+    @abstractmethod
+    def hold(self, snapshot: Snapshot, tag: str) -> None:
+        """Keep the snapshot from being destroyed until `release`. Held with this tag already: does nothing."""
+
+    @abstractmethod
+    def release(self, snapshot: Snapshot, tag: str) -> None:
+        """Undo `hold`. Not held with this tag: does nothing."""
+
+    @abstractmethod
+    def rollback(self, volume: Volume, snapshot: Snapshot) -> None:
+        """Make the volume's contents those of ``snapshot``; its snapshots, newer ones too, all stay.
+
+        The caller has checked that the volume is not in use and has snapshotted its present state.
+        """
+
+    @abstractmethod
+    def open_snapshot(self, snapshot: Snapshot) -> AbstractContextManager[Tree]:
+        """Make the snapshot readable while the context lasts.
+
+        Raises:
+            NotFound: it is gone, or a later one has its name.
+        """
+
+    @abstractmethod
+    def changes(self, base: Snapshot, snapshot: Snapshot) -> Iterable[Change] | None:
+        """Return what differs from ``base`` to ``snapshot``; None where that is not known.
+
+        A path that is not named is the same in both: a wrong answer corrupts backups silently, so None is always
+        right and a guess never is. Bases are compared by id.
+        """
+
+    # -- replacing a volume's contents --------------------------------------------------------------------------
+
+    @abstractmethod
+    def stage(self, volume: Volume) -> Path:
+        """Return an empty directory, in the volume's storage and under its quota, to be filled with new contents.
+
+        What an earlier stage left is removed first. The volume's own contents are untouched.
+        """
+
+    @abstractmethod
+    def adopt_stage(self, volume: Volume) -> None:
+        """Replace the volume's contents with what was staged, in one step. The volume is not in use."""
+
+    @abstractmethod
+    def discard_stage(self, volume: Volume) -> None:
+        """Remove what was staged. Nothing staged: does nothing."""
