@@ -188,7 +188,7 @@ class Event(Struct, frozen=True, kw_only=True):
 
 
 class ChangeInfo(Struct, frozen=True, kw_only=True):
-    """A path that differs: ``kind`` is added, removed or modified. Bytes that are not UTF-8 show as ``\\xNN``."""
+    r"""A path that differs: ``kind`` is added, removed or modified. Bytes that are not UTF-8 show as ``\xNN``."""
 
     path: str
     kind: str
