@@ -1,0 +1,44 @@
+# Every target works from a fresh clone on Debian 12 as root, and again when run twice.
+SHELL := /bin/bash
+PYTEST := .venv/bin/pytest
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint test-unit test-contract test-e2e install clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
+
+demo: ## learn snapvol in a minute: volume, snapshot, backup, loss, restore (no Docker, no S3)
+	@packaging/vm/packages python
+	@packaging/vm/venv .venv
+	@packaging/demo/run .venv/bin/snapvol
+
+test: lint test-unit test-contract test-e2e ## everything that CI runs
+
+lint: ## style, types, layers, units and shell scripts
+	@packaging/vm/packages python lint
+	@packaging/vm/venv .venv dev
+	@tests/lint
+
+test-unit: ## fast, without root
+	@packaging/vm/packages python judge
+	@packaging/vm/venv .venv dev
+	$(PYTEST) tests/unit
+
+test-contract: ## one suite over every backend, on real file systems (root)
+	@packaging/vm/packages python storage
+	@packaging/vm/venv .venv dev
+	$(PYTEST) tests/contract
+
+test-e2e: ## real Docker, Podman, Ceph RGW and restic (root)
+	@packaging/vm/packages python storage judge containers s3
+	@packaging/vm/venv .venv dev
+	$(PYTEST) tests/e2e
+
+install: ## into /opt/snapvol, with the systemd units (root)
+	@packaging/vm/packages python
+	@packaging/vm/install
+
+clean: ## remove what the other targets made here
+	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
