@@ -9,6 +9,12 @@ from __future__ import annotations
 import logging
 import os
 import shlex
+import shutil
+import signal
+import subprocess  # noqa: TID251
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
 from functools import cache
 
 import sh  # noqa: TID251
@@ -56,3 +62,77 @@ def run(program: str, *arguments: str | os.PathLike[str], stdin: str = "", secon
             ) from error
         raise ToolFailed(argv, error.exit_code, stderr) from error
     return str(done.stdout.decode("utf-8", "surrogateescape"))
+
+
+class Child:
+    """A program of our own that runs beside us; both its outputs are pipes that must be read.
+
+    Attributes:
+        pid: its process id.
+        stdout: the file descriptor of what it writes; closed by `close`.
+        stderr: likewise.
+    """
+
+    def __init__(self, argv: Sequence[str], stdin: bytes) -> None:
+        # subprocess, not sh: sh reads a child's output in threads of its own and buffers it.
+        self._popen = subprocess.Popen(
+            list(argv),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,  # Ctrl-C at the daemon's terminal is the daemon's to handle
+            cwd="/",
+        )
+        assert self._popen.stdin is not None
+        assert self._popen.stdout is not None
+        assert self._popen.stderr is not None
+        self.pid = self._popen.pid
+        self.stdout = self._popen.stdout.fileno()
+        self.stderr = self._popen.stderr.fileno()
+        with suppress(BrokenPipeError):  # it ended already: its output says why
+            self._popen.stdin.write(stdin)
+            self._popen.stdin.flush()
+        with suppress(BrokenPipeError):
+            self._popen.stdin.close()
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal, where it still runs."""
+        self._popen.send_signal(number)
+
+    def wait(self, seconds: float | None = None) -> int | None:
+        """Return the exit status (negative for a signal), or None where it has not ended after ``seconds``."""
+        try:
+            return self._popen.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def close(self) -> None:
+        """Make sure that it has ended, and close the pipes."""
+        if self._popen.poll() is None:
+            self._popen.kill()
+        self._popen.wait()
+        for pipe in (self._popen.stdout, self._popen.stderr):
+            if pipe is not None:
+                pipe.close()
+
+
+def spawn(module: str, stdin: bytes) -> Child:
+    """Run a Python module of ours, in the background and behind everybody else in the queue for CPU and disk.
+
+    It gets this process's environment, being the same program with the same rights, and ``stdin`` as its input.
+
+    Raises:
+        ToolFailed: it could not be started.
+    """
+    polite = [
+        word
+        for tool in (["nice", "-n", "10"], ["ionice", "-c", "2", "-n", "7"])
+        if (path := shutil.which(tool[0], path=_ENVIRONMENT["PATH"]))
+        for word in (path, *tool[1:])
+    ]
+    argv = [*polite, sys.executable, "-P", "-m", module]
+    log.debug("spawn: %s", shlex.join(argv))
+    try:
+        return Child(argv, stdin)
+    except OSError as error:
+        raise ToolFailed(argv, None, str(error)) from error

@@ -1,0 +1,163 @@
+"""What the daemon and its worker processes say to each other: one request on standard input, JSON lines back.
+
+No secret is ever in them: a worker reads the repository's password from its file itself (T42).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import Struct, field
+
+from snapvol.engine.manifest import VolumeMeta
+from snapvol.settings import RepositorySettings
+
+
+class Place(Struct, frozen=True, kw_only=True):
+    """A repository: its name in the settings, how to reach it, and where what is known about it is kept."""
+
+    name: str
+    settings: RepositorySettings
+    root: Path
+
+
+class BackUp(Struct, frozen=True, kw_only=True, tag="backup"):
+    """Back up the tree at ``source``; see `snapvol.backend.Tree` for the next two."""
+
+    repository: Place
+    source: Path
+    identity: str
+    stable_inodes: bool
+    meta: VolumeMeta
+    host: str
+
+
+class Restore(Struct, frozen=True, kw_only=True, tag="restore"):
+    """Fill ``target``, an existing directory, from a backup.
+
+    Attributes:
+        backup: its full id.
+        path: only this file or subtree of the volume, at the same path below ``target``.
+        exact: what else is in ``target`` (below ``path``, where given) is removed.
+    """
+
+    repository: Place
+    backup: str
+    target: Path
+    path: bytes | None = None
+    exact: bool = False
+
+
+class Verify(Struct, frozen=True, kw_only=True, tag="verify"):
+    """Read and check every byte of a backup."""
+
+    repository: Place
+    backup: str
+
+
+class List(Struct, frozen=True, kw_only=True, tag="list"):
+    """List all backups."""
+
+    repository: Place
+
+
+class Describe(Struct, frozen=True, kw_only=True, tag="describe"):
+    """Find the backup that ``backup`` means (id, ``VOLUME``, ``VOLUME@TIME``) and read what it says of its volume."""
+
+    repository: Place
+    backup: str
+
+
+class Forget(Struct, frozen=True, kw_only=True, tag="forget"):
+    """Remove the backups with these full ids; what only they need becomes free at the next prune."""
+
+    repository: Place
+    backups: list[str]
+
+
+class Probe(Struct, frozen=True, kw_only=True, tag="probe"):
+    """Open the repository and say nothing but that."""
+
+    repository: Place
+
+
+Work = BackUp | Restore | Verify | List | Describe | Forget | Probe
+
+
+class Request(Struct, frozen=True, kw_only=True):
+    """What a worker reads: what to do, and for whom: without its parent it ends."""
+
+    parent: int
+    work: Work
+
+
+class Progressed(Struct, frozen=True, kw_only=True, tag="progress"):
+    """How far it is, counted from the start; totals are 0 while they are not known."""
+
+    phase: str = ""
+    bytes_done: int = 0
+    bytes_total: int = 0
+    files_done: int = 0
+    files_total: int = 0
+
+
+class Said(Struct, frozen=True, kw_only=True, tag="log"):
+    """A line for the log, or a warning, which people see with the job."""
+
+    line: str
+    warning: bool = False
+
+
+class Finished(Struct, frozen=True, kw_only=True, tag="result"):
+    """The last line of a worker that did what it was asked."""
+
+    result: dict[str, Any] = field(default_factory=dict)
+
+
+class Failed(Struct, frozen=True, kw_only=True, tag="error"):
+    """The last line of a worker that did not: ``kind`` is the class in `snapvol.errors`."""
+
+    kind: str
+    message: str
+    hint: str | None = None
+
+
+Message = Progressed | Said | Finished | Failed
+
+
+def encode(record: Request | Message) -> bytes:
+    """Return one line of JSON, with its end."""
+    return msgspec.json.encode(record, enc_hook=_plain) + b"\n"
+
+
+def decode_request(data: bytes) -> Request:
+    """Read what `encode` wrote.
+
+    Raises:
+        msgspec.MsgspecError: it is something else.
+    """
+    return msgspec.json.decode(data, type=Request, dec_hook=_path)
+
+
+def decode_message(line: bytes) -> Message:
+    """Read what `encode` wrote.
+
+    Raises:
+        msgspec.MsgspecError: it is something else.
+    """
+    message: Message = msgspec.json.decode(line, type=Message)
+    return message
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Path):
+        return str(value)
+    raise NotImplementedError(type(value).__name__)
+
+
+def _path(kind: type[object], value: object) -> object:
+    if kind is Path and isinstance(value, str):
+        return Path(value)
+    raise NotImplementedError(kind.__name__)
