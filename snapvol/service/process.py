@@ -29,14 +29,21 @@ class Worker:
     Args:
         what: the work.
         heard: called, in the thread that runs `result`, with each message but the last.
+        tick: called there about twice a second.
         seconds: how long it may take; None for honest long work.
     """
 
     def __init__(
-        self, what: work.Work, heard: Callable[[work.Message], None] | None = None, seconds: float | None = None
+        self,
+        what: work.Work,
+        heard: Callable[[work.Message], None] | None = None,
+        *,
+        tick: Callable[[], None] | None = None,
+        seconds: float | None = None,
     ) -> None:
         self._what = what
         self._heard = heard
+        self._tick = tick
         self._seconds = seconds
         self._lock = threading.Lock()
         self._child: shell.Child | None = None
@@ -94,6 +101,8 @@ class Worker:
                         selector.unregister(key.fd)
                     for line in lines[key.fd].of(data):
                         self._take(line, key.fd == child.stderr)
+                if self._tick is not None:
+                    self._tick()
                 if end is not None and time.monotonic() > end:
                     timed_out = True
                     child.signal(signal.SIGKILL)
