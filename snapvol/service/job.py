@@ -117,7 +117,7 @@ class Run:
         self.log(line)
         self._jobs.warn(self._job, line)
 
-    def work(self, what: work.Work) -> dict[str, Any]:
+    def perform(self, what: work.Work) -> dict[str, Any]:
         """Have a worker process do something, and return its result.
 
         Raises:
