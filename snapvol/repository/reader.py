@@ -1,0 +1,167 @@
+"""The way of blobs out of a repository: few large reads, several at once, every blob checked."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from hashlib import sha256
+
+from snapvol.errors import Damaged, NotFound, SnapvolError
+from snapvol.repository.compression import decompress
+from snapvol.repository.ids import BlobKind, pack_name
+from snapvol.repository.index import BlobIndex, Location
+from snapvol.repository.sealing import MasterKey
+from snapvol.stores.base import Buffer, Store
+
+IN_FLIGHT = 8
+GAP = 256 << 10  # unwanted bytes that cost less to fetch than another request
+LARGEST_RUN = 8 << 20  # bytes of a read, and of the blobs in it: 8 in flight take 128 MiB at most
+
+Loss = Callable[[bytes, SnapvolError], None]
+_Run = list[tuple[bytes, Location]]
+
+
+class Reader:
+    """Reads blobs by the index; any number of threads may."""
+
+    def __init__(self, store: Store, key: MasterKey, index: BlobIndex) -> None:
+        self._store = store
+        self._key = key
+        self._index = index
+
+    def locate(self, kind: BlobKind, blob: bytes) -> Location:
+        """Return the first place where ``blob`` lies.
+
+        Raises:
+            NotFound: no index names it.
+        """
+        for location in self._index.find(kind, blob):
+            return location
+        raise NotFound(
+            f"{kind} blob {blob.hex()[:12]} is in no index of {self._store.location}",
+            "find out what is hit: snapvol repo check",
+        )
+
+    def read(self, kind: BlobKind, blob: bytes) -> bytes:
+        """Return a blob, from another copy where the first is damaged.
+
+        Raises:
+            NotFound: no index names it.
+            Damaged: no copy of it is whole.
+        """
+        self.locate(kind, blob)
+        failure: Damaged | None = None
+        for place in self._index.find(kind, blob):
+            try:
+                stored = self._store.get(pack_name(place.pack), place.offset, place.length)
+                return self.open(kind, blob, place, stored)
+            except NotFound:
+                failure = failure or Damaged(
+                    f"{kind} blob {blob.hex()[:12]} is lost: {pack_name(place.pack)} is not in {self._store.location}",
+                    "find out what is hit: snapvol repo check",
+                )
+            except Damaged as error:
+                failure = failure or error
+        assert failure is not None
+        raise failure
+
+    def open(self, kind: BlobKind, blob: bytes, place: Location, stored: Buffer) -> bytes:
+        """Return the blob from its stored bytes.
+
+        Raises:
+            Damaged: they are altered, or another blob's.
+        """
+        what = f"{kind} blob {blob.hex()[:12]} in pack {place.pack.hex()[:12]}"
+        plain = self._key.open(stored, what)
+        if place.compressed:
+            plain = decompress(plain, place.plain_length, what)
+        if sha256(plain).digest() != blob:
+            raise Damaged(f"{what} is altered: its contents are not those it is named after")
+        return plain
+
+    def read_many(self, kind: BlobKind, blobs: Iterable[bytes], lost: Loss | None) -> Iterator[tuple[bytes, bytes]]:
+        """Yield blobs with their contents, pack by pack, each once.
+
+        Args:
+            kind: of all of them.
+            blobs: which.
+            lost: told of each blob that cannot be read, and why; without it the first such blob ends the reading.
+        """
+        runs = iter(self._runs(kind, blobs, lost))
+        with ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="snapvol-read") as pool:
+            waiting: deque[Future[list[tuple[bytes, bytes | SnapvolError]]]] = deque()
+            try:
+                for run in runs:
+                    waiting.append(pool.submit(self._read_run, kind, run))
+                    if len(waiting) >= IN_FLIGHT:
+                        yield from _delivered(waiting.popleft().result(), lost)
+                while waiting:
+                    yield from _delivered(waiting.popleft().result(), lost)
+            finally:
+                for future in waiting:
+                    future.cancel()
+
+    def _runs(self, kind: BlobKind, blobs: Iterable[bytes], lost: Loss | None) -> Iterator[_Run]:
+        packs: dict[bytes, dict[bytes, Location]] = {}
+        for blob in blobs:
+            try:
+                place = self.locate(kind, blob)
+            except NotFound as error:
+                if lost is None:
+                    raise
+                lost(blob, error)
+                continue
+            packs.setdefault(place.pack, {})[blob] = place
+        for pack in sorted(packs):
+            yield from _runs_of(sorted(packs.pop(pack).items(), key=lambda item: item[1].offset))
+
+    def _read_run(self, kind: BlobKind, run: _Run) -> list[tuple[bytes, bytes | SnapvolError]]:
+        start = run[0][1].offset
+        end = max(place.offset + place.length for _, place in run)
+        try:
+            stored = memoryview(self._store.get(pack_name(run[0][1].pack), start, end - start))
+        except (NotFound, Damaged):
+            return [(blob, self._again(kind, blob)) for blob, _ in run]
+        result: list[tuple[bytes, bytes | SnapvolError]] = []
+        for blob, place in run:
+            at = place.offset - start
+            try:
+                result.append((blob, self.open(kind, blob, place, stored[at : at + place.length])))
+            except Damaged:
+                result.append((blob, self._again(kind, blob)))
+        return result
+
+    def _again(self, kind: BlobKind, blob: bytes) -> bytes | SnapvolError:
+        """Read one blob by itself: what was damaged on the way is whole now, or another copy is."""
+        try:
+            return self.read(kind, blob)
+        except (NotFound, Damaged) as error:
+            return error
+
+
+def _runs_of(items: _Run) -> Iterator[_Run]:
+    run: _Run = []
+    start = end = plain = 0
+    for blob, place in items:
+        far = place.offset > end + GAP or place.offset + place.length - start > LARGEST_RUN
+        if run and (far or plain + place.plain_length > LARGEST_RUN):
+            yield run
+            run, plain = [], 0
+        if not run:
+            start = end = place.offset
+        run.append((blob, place))
+        end = max(end, place.offset + place.length)
+        plain += place.plain_length
+    if run:
+        yield run
+
+
+def _delivered(results: list[tuple[bytes, bytes | SnapvolError]], lost: Loss | None) -> Iterator[tuple[bytes, bytes]]:
+    for blob, content in results:
+        if isinstance(content, bytes):
+            yield blob, content
+        elif lost is None:
+            raise content
+        else:
+            lost(blob, content)

@@ -1,0 +1,309 @@
+"""A repository: everything that the engine and the command line do with one."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
+from types import TracebackType
+
+from snapvol.errors import AlreadyExists, Damaged, NotFound, RepositoryUnreachable, UsageError
+from snapvol.repository import config, keys, locks, unpacked
+from snapvol.repository.ids import BlobKind
+from snapvol.repository.index import BlobIndex, IndexFile, Location, packs_of
+from snapvol.repository.locks import Lock
+from snapvol.repository.reader import IN_FLIGHT, Loss, Reader
+from snapvol.repository.sealing import MasterKey
+from snapvol.repository.snapshots import SnapshotDocument
+from snapvol.repository.writer import Tuning, Writer
+from snapvol.stores.base import CONFIG, Entry, Store
+
+log = logging.getLogger(__name__)
+
+
+class Repository:
+    """An opened repository. Use it in a ``with``, or `close` it: that ends its threads.
+
+    Attributes:
+        store: where it lies.
+        id: its identity, in hexadecimal.
+        key_id: the key file by which it was opened.
+        damaged_snapshots: after `snapshots`: the ids of those that cannot be read, and why.
+    """
+
+    def __init__(self, store: Store, key: MasterKey, key_id: str, settings: config.Config, tuning: Tuning) -> None:
+        self.store = store
+        self.id = settings.id
+        self.key_id = key_id
+        self.damaged_snapshots: list[tuple[str, Damaged]] = []
+        self._key = key
+        self._index = BlobIndex()
+        self._reader = Reader(store, key, self._index)
+        self._writer = Writer(store, key, self._index, tuning)
+        self._documents: dict[str, SnapshotDocument] = {}
+
+    @staticmethod
+    def create(
+        store: Store, password: str, *, tuning: Tuning | None = None, cost: keys.Cost | None = None
+    ) -> tuple[Repository, str]:
+        """Make a repository; return it and its recovery key: a second password, to be stored away from this machine.
+
+        Raises:
+            AlreadyExists: there is one.
+            UsageError: the password is empty.
+        """
+        store.prepare()
+        _refuse_existing(store)
+        key = MasterKey.generate()
+        settings = config.generate()
+        recovery = keys.recovery_password()
+        key_id = keys.add(store, key, password, cost=cost)
+        recovery_id = keys.add(store, key, recovery, username=keys.RECOVERY, cost=cost)
+        try:
+            config.write(store, key, settings)  # the last step: before it there is no repository
+            if config.read(store, key) != settings:
+                raise Damaged(f"config in {store.location} is not what was written")
+        except BaseException:
+            store.delete([f"keys/{key_id}", f"keys/{recovery_id}"])
+            raise
+        return Repository(store, key, key_id, settings, tuning or Tuning()), recovery
+
+    @staticmethod
+    def open(store: Store, password: str, *, tuning: Tuning | None = None) -> Repository:
+        """Open a repository.
+
+        Raises:
+            NotFound: there is none.
+            WrongPassword: none of its keys opens with the password.
+            Damaged: its configuration is damaged, or the key belongs to another repository.
+        """
+        try:
+            store.size(CONFIG)
+        except NotFound:
+            raise NotFound(f"no repository at {store.location}", "make one: snapvol repo init") from None
+        failure: Damaged | None = None
+        for key_id, key in keys.opened(store, password):
+            try:
+                settings = config.read(store, key)
+            except Damaged as error:
+                failure = error
+                continue
+            return Repository(store, key, key_id, settings, tuning or Tuning())
+        raise Damaged(
+            f"the password opens a key at {store.location}, but not the repository's config: {failure}",
+            "the key file is another repository's, or config is damaged: bring both back from a copy",
+        )
+
+    def __repr__(self) -> str:
+        return f"Repository({self.store.location!r}, {self.id[:8]})"
+
+    def __enter__(self) -> Repository:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the threads; blobs that were not flushed are lost."""
+        self._writer.close()
+
+    def load_index(self) -> None:
+        """Read all indexes, so that blobs can be found; list snapshots before, so that all theirs are.
+
+        Raises:
+            Damaged: one cannot be read.
+        """
+        names = [entry.name for entry in self._listed("index/")]
+        with ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="snapvol-index") as pool:
+            files = pool.map(lambda name: unpacked.read(self.store, self._key, name, IndexFile), names)
+            for name, file in zip(names, files, strict=True):
+                for pack, blobs in packs_of(file, name):
+                    self._index.add(pack, blobs)
+
+    def has(self, kind: BlobKind, blob: bytes) -> bool:
+        """Say whether a blob is there, or on its way; `recheck` then looks for its pack."""
+        return self._writer.has(kind, blob)
+
+    def add(self, kind: BlobKind, data: bytes) -> tuple[bytes, bool]:
+        """Add a blob unless it is there; return its id and whether it was new. Threads may call it at once.
+
+        Raises:
+            UsageError: it is larger than a blob may be.
+            SnapvolError: an earlier upload failed.
+        """
+        return self._writer.add(kind, data)
+
+    def read(self, kind: BlobKind, blob: bytes) -> bytes:
+        """Return a blob, its MAC and SHA-256 checked.
+
+        Raises:
+            NotFound: no index names it.
+            Damaged: it is lost or altered.
+        """
+        return self._reader.read(kind, blob)
+
+    def read_many(
+        self, kind: BlobKind, blobs: Iterable[bytes], lost: Loss | None = None
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """Yield blobs with their contents, pack by pack, each once, in large reads of which several are in flight.
+
+        Args:
+            kind: of all of them.
+            blobs: their ids.
+            lost: called for each that cannot be read; without it the first such blob raises.
+
+        Raises:
+            NotFound: no index names a blob.
+            Damaged: one is lost or altered.
+        """
+        return self._reader.read_many(kind, blobs, lost)
+
+    def locate(self, kind: BlobKind, blob: bytes) -> Location:
+        """Return where a blob lies.
+
+        Raises:
+            NotFound: no index names it.
+        """
+        return self._reader.locate(kind, blob)
+
+    def flush(self) -> None:
+        """Upload all blobs that were added, then the indexes that name them.
+
+        Raises:
+            SnapvolError: an upload failed.
+        """
+        self._writer.flush()
+
+    def recheck(self) -> None:
+        """Make sure that every pack written or relied on is still there.
+
+        Raises:
+            Damaged: one is not.
+        """
+        self._writer.recheck()
+
+    def commit_snapshot(self, document: SnapshotDocument, lock: Lock) -> str:
+        """Make a backup real: flush, recheck, make sure that the lock still holds, and write the snapshot.
+
+        Raises:
+            Damaged: a pack is missing.
+            RepositoryLocked: the lock is late or gone.
+        """
+        self.flush()
+        self.recheck()
+        lock.check()
+        return unpacked.write(self.store, self._key, "snapshots", document)
+
+    def snapshots(self) -> list[tuple[str, SnapshotDocument]]:
+        """Return all snapshots with their ids, oldest first; those that cannot be read are in `damaged_snapshots`.
+
+        Raises:
+            RepositoryUnreachable: the listing, or a snapshot in it, could not be read whole.
+        """
+        self.damaged_snapshots = []
+        names = [entry.name.removeprefix("snapshots/") for entry in self._listed("snapshots/")]
+        with ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="snapvol-snapshots") as pool:
+            found = list(zip(names, pool.map(self._snapshot, names), strict=True))
+        documents = []
+        for name, document in found:
+            if isinstance(document, Damaged):
+                self.damaged_snapshots.append((name, document))
+            elif document is not None:
+                documents.append((name, document))
+        self._documents = dict(documents)
+        return sorted(documents, key=lambda item: (item[1].time, item[0]))
+
+    def find_snapshot(self, text: str) -> tuple[str, SnapshotDocument]:
+        """Return the snapshot whose id begins with ``text``.
+
+        Raises:
+            NotFound: there is none.
+            UsageError: there are several.
+            Damaged: it cannot be read.
+        """
+        found = [item for item in self.snapshots() if text and item[0].startswith(text)]
+        damaged = [error for name, error in self.damaged_snapshots if text and name.startswith(text)]
+        if len(found) + len(damaged) > 1:
+            raise UsageError(f"{len(found) + len(damaged)} backups begin with {text!r}", "write more of it")
+        if damaged:
+            raise damaged[0]
+        if not found:
+            raise NotFound(f"no backup {text!r} in {self.store.location}", "list them: snapvol backups")
+        return found[0]
+
+    def forget(self, ids: Sequence[str]) -> None:
+        """Delete snapshots by their full ids; their blobs stay until a prune."""
+        self.store.delete([f"snapshots/{name}" for name in ids])
+
+    def lock(self, exclusive: bool = False, *, wait: float = 0.0) -> AbstractContextManager[Lock]:
+        """Hold a lock: a shared one to read or write, an exclusive one to delete.
+
+        Args:
+            exclusive: which.
+            wait: seconds to wait for others.
+
+        Raises:
+            RepositoryLocked: somebody else holds a lock that excludes this one.
+        """
+        return self._held(exclusive, wait)
+
+    @contextmanager
+    def _held(self, exclusive: bool, wait: float) -> Iterator[Lock]:
+        with locks.held(self.store, self._key, exclusive=exclusive, wait=wait) as lock:
+            yield lock
+
+    def unlock(self, remove_all: bool = False) -> int:
+        """Remove stale locks, or all of them; return how many."""
+        return locks.remove(self.store, self._key, everything=remove_all)
+
+    def add_key(self, password: str, *, cost: keys.Cost | None = None) -> str:
+        """Let another password open the repository; return its key's id.
+
+        Raises:
+            UsageError: the password is empty.
+        """
+        return keys.add(self.store, self._key, password, cost=cost)
+
+    def list_keys(self) -> list[keys.KeyInfo]:
+        """Return all keys, oldest first."""
+        return keys.listed(self.store, self.key_id)
+
+    def remove_key(self, key: str, *, even_in_use: bool = False) -> None:
+        """Delete the key whose id begins with ``key``.
+
+        Raises:
+            NotFound: there is none.
+            Refused: it is the last one, or the one in use and ``even_in_use`` does not say so.
+        """
+        keys.remove(self.store, key, self.key_id, even_in_use=even_in_use)
+
+    def _listed(self, prefix: str) -> list[Entry]:
+        """An empty listing is only believed where the repository is still there: a disk that went away has none."""
+        found = list(self.store.list(prefix))
+        if not found:
+            try:
+                self.store.size(CONFIG)
+            except NotFound:
+                raise RepositoryUnreachable(
+                    f"the repository at {self.store.location} is gone", "is its disk mounted?"
+                ) from None
+        return found
+
+    def _snapshot(self, name: str) -> SnapshotDocument | Damaged | None:
+        if name in self._documents:
+            return self._documents[name]
+        try:
+            return unpacked.read(self.store, self._key, f"snapshots/{name}", SnapshotDocument)
+        except NotFound:
+            return None  # forgotten since it was listed
+        except Damaged as error:
+            return error
+
+
+def _refuse_existing(store: Store) -> None:
+    try:
+        store.size(CONFIG)
+    except NotFound:
+        return
+    raise AlreadyExists(f"{store.location} already holds a repository", "open it, or choose another place")

@@ -1,0 +1,66 @@
+"""Objects that are sealed JSON by themselves: indexes, snapshots, locks and the configuration."""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from typing import TypeVar
+
+import msgspec
+
+from snapvol.errors import Damaged
+from snapvol.repository.compression import compress, decompress_up_to
+from snapvol.repository.sealing import MasterKey
+from snapvol.stores.base import Store
+
+T = TypeVar("T")
+
+LARGEST = 256 << 20  # plain bytes; stock clients stay below 16 MiB
+_LEVEL = 3
+_ZSTD = 2
+
+
+def write(store: Store, key: MasterKey, directory: str, document: object) -> str:
+    """Store ``document`` in ``directory`` (``index``, ``snapshots``, ``locks``) and return its id in hexadecimal."""
+    sealed = key.seal(bytes((_ZSTD,)) + compress(msgspec.json.encode(document), _LEVEL))
+    name = sha256(sealed).hexdigest()
+    store.put(f"{directory}/{name}", sealed)
+    return name
+
+
+def read(store: Store, key: MasterKey, name: str, kind: type[T]) -> T:
+    """Return the object called ``name`` as a ``kind``.
+
+    Raises:
+        NotFound: there is none.
+        Damaged: its bytes are not those that its name states, or are not such a document.
+    """
+    what = f"{name} in {store.location}"
+    sealed = store.get(name)
+    if name != "config" and sha256(sealed).hexdigest() != name.rpartition("/")[2]:
+        raise Damaged(f"{what} is altered: its contents are not those it is named after")
+    return decode(plain(key.open(sealed, what), what), kind, what)
+
+
+def plain(opened: bytes, what: str) -> bytes:
+    """Return the JSON of an opened object, which is compressed or starts with its bracket.
+
+    Raises:
+        Damaged: it is neither.
+    """
+    if opened[:1] in (b"{", b"["):
+        return opened
+    if opened[:1] == bytes((_ZSTD,)):
+        return decompress_up_to(memoryview(opened)[1:], LARGEST, what)
+    raise Damaged(f"{what} has contents of an unknown form")
+
+
+def decode(text: bytes, kind: type[T], what: str) -> T:
+    """Return JSON as a ``kind``.
+
+    Raises:
+        Damaged: it is not JSON, or not of that kind.
+    """
+    try:
+        return msgspec.json.decode(text, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Damaged(f"{what} has contents that cannot be read: {error}") from error
