@@ -34,6 +34,8 @@ class Features(Struct, frozen=True, kw_only=True):
         stable_inodes: an unchanged file keeps inode number and ctime from snapshot to snapshot, so that a backup
             may take it for unchanged by size, mtime, ctime and inode.
         reason: why something is missing, and what to do about it: the hint of the error.
+        filesystems: what the `fs` option can name, the default first; none where the storage is a filesystem itself.
+        backup_kinds: what the `backup.kind` option can name, the default first.
     """
 
     snapshots: bool
@@ -43,6 +45,8 @@ class Features(Struct, frozen=True, kw_only=True):
     shared_blocks: bool
     stable_inodes: bool
     reason: str | None = None
+    filesystems: tuple[str, ...] = ()
+    backup_kinds: tuple[str, ...] = ("files",)
 
 
 class Option(Struct, frozen=True, kw_only=True):
@@ -113,14 +117,28 @@ class Backend(ABC):
     def __init__(self, pool: str, settings: Mapping[str, object]) -> None: ...
 
     @abstractmethod
-    def open(self) -> None:
+    def open(self, *, expected: str | None = None) -> str:
         """Make the pool ready: create what it needs on first use, finish or undo what a kill interrupted.
 
-        Only one process has a pool open for writing: the daemon. Safe to call again.
+        Only one process has a pool open: the daemon. Safe to call again. Workers beside it construct the backend
+        without opening it, and may then call what only reads: `volumes`, `trashed`, `snapshots`, `mountpoint`,
+        `open_snapshot`, `changes`.
+
+        Args:
+            expected: the id that an earlier `open` returned, where the pool was in use before: then nothing is
+                created, and another pool in its place is refused.
+
+        Returns:
+            The pool's id, which is stored in it.
 
         Raises:
-            PoolUnavailable: the storage is missing or read-only. Never creates a pool where one is expected and absent.
+            PoolUnavailable: the storage is missing, read-only, not the expected one, or open in another process.
+            SettingsError: the storage is of another kind than the settings say.
         """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of the pool, so that another process can open it. Volumes in use are not disturbed. Safe to call again."""
 
     @property
     @abstractmethod
