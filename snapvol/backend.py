@@ -138,7 +138,7 @@ class Backend(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Let go of the pool, so that another process can open it. Volumes in use are not disturbed. Safe to call again."""
+        """Let go of the pool, so that another process can open it. Mounted volumes stay mounted. Safe to call again."""
 
     @property
     @abstractmethod

@@ -1,0 +1,152 @@
+"""What the kernel tells about btrfs subvolumes, read by ioctl and sysfs rather than out of text meant for people."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import struct
+from pathlib import Path
+from uuid import UUID
+
+from msgspec import Struct
+
+ROOT_INODE = 256  # of every subvolume's root directory
+
+_FS_INFO = 0x8400941F  # _IOR(0x94, 31, 1024 bytes)
+_SUBVOLUME_INFO = 0x81F8943C  # _IOR(0x94, 60, 504 bytes)
+_TREE_SEARCH = 0xD0009411  # _IOWR(0x94, 17, 4096 bytes)
+_DESTROY = 0x5000943F  # _IOW(0x94, 63, 4096 bytes)
+_BY_ID = 1 << 4
+_DESTROY_REQUEST = struct.Struct("=qQQ4QQ4032x")  # descriptor, transaction, flags, unused, subvolume id
+_ROOT_TREE = 1
+_ROOT_REFERENCE = 156
+_KEY = struct.Struct("=QQQQQQQIIIIQQQQ")
+_ITEM = struct.Struct("=QQQII")
+_MOST = 2**64 - 1
+
+
+class Subvolume(Struct, frozen=True, kw_only=True):
+    """One subvolume.
+
+    Attributes:
+        number: its id in this file system.
+        uuid: its identity.
+    """
+
+    number: int
+    uuid: str
+
+
+def filesystem_id(path: Path) -> str | None:
+    """Return the UUID of the btrfs that ``path`` lies on, or None for another kind of file system."""
+    with _Opened(path) as descriptor:
+        answer = bytearray(1024)
+        try:
+            fcntl.ioctl(descriptor, _FS_INFO, answer)
+        except OSError as error:
+            if error.errno in (errno.ENOTTY, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS):
+                return None
+            raise
+    return str(UUID(bytes=bytes(answer[16:32])))
+
+
+def info(root: Path) -> Subvolume:
+    """Return what the subvolume with its root at ``root`` is."""
+    with _Opened(root) as descriptor:
+        answer = bytearray(504)
+        fcntl.ioctl(descriptor, _SUBVOLUME_INFO, answer)
+    # treeid u64, name char[256], parent_id u64, dirid u64, generation u64, flags u64, uuid u8[16]
+    (number,) = struct.unpack_from("=Q", answer, 0)
+    return Subvolume(number=number, uuid=str(UUID(bytes=bytes(answer[296:312]))))
+
+
+def children(path: Path, number: int) -> list[int]:
+    """Return the ids of the subvolumes directly inside subvolume ``number`` of the file system at ``path``."""
+    found: list[int] = []
+    start = 0
+    with _Opened(path) as descriptor:
+        while True:
+            batch = _search(descriptor, number, start)
+            found += batch
+            if not batch or batch[-1] == _MOST:
+                return found
+            start = batch[-1] + 1
+
+
+def _search(descriptor: int, number: int, start: int) -> list[int]:
+    request = bytearray(4096)
+    _KEY.pack_into(
+        request, 0,
+        _ROOT_TREE, number, number, start, _MOST, 0, _MOST, _ROOT_REFERENCE, _ROOT_REFERENCE, 4096, 0, 0, 0, 0, 0,
+    )  # fmt: skip
+    fcntl.ioctl(descriptor, _TREE_SEARCH, request)
+    (count,) = struct.unpack_from("=I", request, 64)
+    found, position = [], _KEY.size
+    for _ in range(count):
+        _transaction, objectid, offset, kind, length = _ITEM.unpack_from(request, position)
+        position += _ITEM.size + length
+        if objectid == number and kind == _ROOT_REFERENCE:
+            found.append(offset)
+    return found
+
+
+def delete(path: Path, number: int) -> None:
+    """Remove subvolume ``number`` of the file system at ``path``, which holds no other; its blocks are freed later.
+
+    By id, because the btrfs tool resolves ids only below the file system's top, and names may contain anything.
+    """
+    with _Opened(path) as descriptor:
+        fcntl.ioctl(descriptor, _DESTROY, bytearray(_DESTROY_REQUEST.pack(0, 0, _BY_ID, 0, 0, 0, 0, number)))
+
+
+class Quota(Struct, frozen=True, kw_only=True):
+    """The counts of one subvolume, in bytes: what it refers to, what only it refers to, and its limit."""
+
+    referenced: int
+    exclusive: int
+    limit: int | None
+
+
+def quotas_on(filesystem: str) -> bool:
+    """Return whether the file system keeps counts."""
+    return _sysfs(filesystem, "enabled") == 1
+
+
+def quota(filesystem: str, number: int) -> Quota | None:
+    """Return the counts of subvolume ``number``; None where the file system keeps none, or wrong ones."""
+    if _sysfs(filesystem, "enabled") != 1 or _sysfs(filesystem, "inconsistent") == 1:
+        return None
+    group = f"0_{number}"
+    referenced, exclusive = _sysfs(filesystem, f"{group}/referenced"), _sysfs(filesystem, f"{group}/exclusive")
+    if referenced is None or exclusive is None:
+        return None
+    return Quota(referenced=referenced, exclusive=exclusive, limit=limit(filesystem, number))
+
+
+def limit(filesystem: str, number: int) -> int | None:
+    """Return the limit on what subvolume ``number`` refers to, in bytes."""
+    largest = _sysfs(filesystem, f"0_{number}/max_referenced")
+    return largest or None
+
+
+def _sysfs(filesystem: str, name: str) -> int | None:
+    try:
+        return int(Path(f"/sys/fs/btrfs/{filesystem}/qgroups/{name}").read_text())
+    except FileNotFoundError:
+        return None
+
+
+class _Opened:
+    """A directory, open for as long as a question takes."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._descriptor = -1
+
+    def __enter__(self) -> int:
+        self._descriptor = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        return self._descriptor
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._descriptor)

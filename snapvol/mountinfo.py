@@ -1,0 +1,287 @@
+"""Who has a directory mounted: the kernel's answer, from every mount namespace.
+
+A mount is known by the filesystem's device and the directory in that filesystem which it shows, never by comparing
+path strings of different namespaces: a container sees the same directory under another path.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+
+from msgspec import Struct
+
+from snapvol.errors import StorageFailed
+
+_OCTAL = re.compile(r"\\([0-7]{3})")
+_HEX_ID = re.compile(r"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")
+_GONE = (errno.ENOENT, errno.ESRCH, errno.EINVAL)  # EINVAL: a zombie has no mount namespace any more
+_DELETED = "//deleted"
+
+
+class Mount(Struct, frozen=True, kw_only=True):
+    """One line of a mountinfo file.
+
+    Attributes:
+        id: the mount's number, unique while it lasts.
+        parent: the number of the mount it lies on.
+        device: ``major:minor`` of the filesystem; of a btrfs the same for all its subvolumes, unlike ``st_dev``.
+        root: the directory of the filesystem that is shown.
+        mountpoint: where, in that namespace.
+        filesystem: its type.
+        source: what was mounted.
+        options: the filesystem's own options.
+    """
+
+    id: int
+    parent: int
+    device: str
+    root: PurePosixPath
+    mountpoint: PurePosixPath
+    filesystem: str
+    source: str
+    options: tuple[str, ...] = ()
+
+
+class Location(Struct, frozen=True, kw_only=True):
+    """A directory as its filesystem knows it.
+
+    Attributes:
+        mount: the mount through which we see it.
+        root: the directory, from the filesystem's root.
+    """
+
+    mount: Mount
+    root: PurePosixPath
+
+
+class Namespace(Struct, frozen=True, kw_only=True):
+    """The mounts that one process, and all others of its mount namespace, see."""
+
+    pid: int
+    command: str
+    container: str | None
+    mounts: tuple[Mount, ...]
+
+
+class MountUser(Struct, frozen=True, kw_only=True):
+    """A mount that keeps a directory in use.
+
+    Attributes:
+        pid: the lowest process id of its mount namespace.
+        command: that process's name.
+        mountpoint: as that process sees it.
+        container: the container's id, where the process belongs to one.
+    """
+
+    pid: int
+    command: str
+    mountpoint: PurePosixPath
+    container: str | None = None
+
+
+def parse(text: str) -> list[Mount]:
+    """Return the mounts that a mountinfo file lists, in its order.
+
+    Args:
+        text: the file's contents, undecodable bytes as surrogate escapes.
+
+    Raises:
+        StorageFailed: a line is not one of mountinfo.
+    """
+    return [_mount(line) for line in text.split("\n") if line]
+
+
+def _mount(line: str) -> Mount:
+    before, dash, after = line.partition(" - ")
+    head = before.split(" ")
+    tail = after.split(" ")
+    if not dash or len(head) < 6 or len(tail) < 3 or not (head[0].isdigit() and head[1].isdigit()):
+        raise StorageFailed(f"the kernel's list of mounts has a line that is not understood: {line!r}")
+    return Mount(
+        id=int(head[0]),
+        parent=int(head[1]),
+        device=head[2],
+        root=PurePosixPath(_plain(head[3]).removesuffix(_DELETED)),
+        mountpoint=PurePosixPath(_plain(head[4])),
+        filesystem=_plain(tail[0]),
+        source=_plain(tail[1]),
+        options=tuple(tail[2].split(",")),
+    )
+
+
+def _plain(escaped: str) -> str:
+    """Undo the kernel's octal escapes of blank, tab, newline and backslash."""
+    if "\\" not in escaped:
+        return escaped
+    return os.fsdecode(os.fsencode(_OCTAL.sub(lambda match: chr(int(match[1], 8)), escaped)))
+
+
+def own() -> list[Mount]:
+    """Return the mounts of this process's namespace."""
+    return parse(_text(Path("/proc/self/mountinfo")))
+
+
+def locate(path: Path, mounts: Sequence[Mount] | None = None) -> Location:
+    """Find the mount through which ``path`` is seen, and what the filesystem itself calls the directory.
+
+    The kernel names the mount of an open file, so mounts that hide others need no guessing.
+
+    Args:
+        path: an existing directory or file.
+        mounts: this process's mounts, where they were read already.
+
+    Raises:
+        FileNotFoundError: there is no ``path``.
+        StorageFailed: its mount is not in the list.
+    """
+    descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        facts = _text(Path(f"/proc/self/fdinfo/{descriptor}"))
+        real = PurePosixPath(os.readlink(f"/proc/self/fd/{descriptor}"))
+    finally:
+        os.close(descriptor)
+    number = next((int(line.split()[1]) for line in facts.splitlines() if line.startswith("mnt_id:")), None)
+    for mount in mounts if mounts is not None else own():
+        if mount.id == number:
+            return Location(mount=mount, root=mount.root / real.relative_to(mount.mountpoint))
+    raise StorageFailed(f"{path} lies on a mount that the kernel does not list")
+
+
+def mounted_below(path: Path) -> list[PurePosixPath]:
+    """Return the mountpoints of this process's namespace at or below ``path``; none for a ``path`` that is not there.
+
+    A mount that shows ``path`` elsewhere is not among them: see `Mounts.users`.
+    """
+    mounts = own()
+    try:
+        location = locate(path, mounts)
+    except FileNotFoundError:
+        return []
+    return [mount.mountpoint for mount, place in _placed(mounts) if _lies_on(place, mount, location)]
+
+
+class Mounts:
+    """The mounts of all processes at one time.
+
+    Args:
+        namespaces: one for each mount namespace.
+        own: the mounts of this process.
+    """
+
+    def __init__(self, namespaces: Iterable[Namespace], own: Sequence[Mount]) -> None:
+        self.namespaces = tuple(namespaces)
+        self._own = tuple(own)
+
+    @classmethod
+    def read(cls, proc: Path = Path("/proc")) -> Mounts:
+        """Ask the kernel, once for each mount namespace.
+
+        Processes that end meanwhile are passed over. Out of reach is a namespace in which no process lives (kept by
+        a bind mount of its nsfs file, by a file descriptor or by a single thread of a process that lives elsewhere).
+
+        Raises:
+            StorageFailed: a process may not be looked at, so that the answer would be incomplete.
+        """
+        return cls(_namespaces(proc), own())
+
+    def users(self, path: Path) -> list[MountUser]:
+        """Return the mounts, in any namespace, that show ``path`` or something below it, or lie at or below it.
+
+        Mounts that merely contain ``path``, such as that of its filesystem, are not among them.
+
+        Raises:
+            FileNotFoundError: there is no ``path``.
+        """
+        return self.showing(locate(path, self._own))
+
+    def showing(self, location: Location) -> list[MountUser]:
+        """Return the users of a directory that was located before; see `users`."""
+        return [
+            MountUser(pid=space.pid, command=space.command, mountpoint=mount.mountpoint, container=space.container)
+            for space in self.namespaces
+            for mount, place in _placed(space.mounts)
+            if _shows(mount, location) or _lies_on(place, mount, location)
+        ]
+
+
+def users(path: Path) -> list[MountUser]:
+    """Return who has ``path`` mounted; see `Mounts.users`. For many paths read `Mounts` once."""
+    return Mounts.read().users(path)
+
+
+def _shows(mount: Mount, location: Location) -> bool:
+    if mount.device != location.mount.device or not mount.root.is_relative_to(location.root):
+        return False
+    through = location.mount
+    # The directory can be the whole of its mount: then that mount, and its copies in other namespaces, contain it.
+    return (mount.root, mount.mountpoint) != (through.root, through.mountpoint)
+
+
+def _lies_on(place: tuple[str, PurePosixPath] | None, mount: Mount, location: Location) -> bool:
+    if place is None or place[0] != location.mount.device or not place[1].is_relative_to(location.root):
+        return False
+    through = location.mount
+    # Where the directory is the whole of its mount, a mount "on" it is one over or inside, not that mount itself.
+    return (mount.device, mount.root, mount.mountpoint) != (through.device, through.root, through.mountpoint)
+
+
+def _placed(mounts: Sequence[Mount]) -> Iterator[tuple[Mount, tuple[str, PurePosixPath] | None]]:
+    """Pair each mount with the device and directory that it covers."""
+    by_id: Mapping[int, Mount] = {mount.id: mount for mount in mounts}
+    for mount in mounts:
+        parent = by_id.get(mount.parent)
+        if parent is None or parent is mount or not mount.mountpoint.is_relative_to(parent.mountpoint):
+            yield mount, None
+        else:
+            yield mount, (parent.device, parent.root / mount.mountpoint.relative_to(parent.mountpoint))
+
+
+def _namespaces(proc: Path) -> Iterator[Namespace]:
+    seen: set[object] = set()
+    for pid in sorted(int(entry) for entry in os.listdir(proc) if entry.isdigit()):
+        home = proc / str(pid)
+        try:
+            key: object = _namespace_key(home)
+            if key in seen:
+                continue
+            text = _text(home / "mountinfo")
+            # Without the right to see which namespace it is, equal contents stand for the same namespace.
+            if key is None and text in seen:
+                continue
+            seen.update((text,) if key is None else (key,))
+            command, cgroup = _text(home / "comm").rstrip("\n"), _text(home / "cgroup")
+        except OSError as error:
+            if error.errno in _GONE:
+                continue
+            raise StorageFailed(
+                f"cannot see what process {pid} has mounted: {error.strerror}", "run snapvol as root"
+            ) from error
+        mounts = tuple(parse(text))
+        yield Namespace(pid=pid, command=command, container=_container(cgroup, mounts), mounts=mounts)
+
+
+def _namespace_key(home: Path) -> int | None:
+    try:
+        return os.stat(home / "ns" / "mnt").st_ino
+    except PermissionError:
+        return None
+
+
+def _container(cgroup: str, mounts: Sequence[Mount]) -> str | None:
+    """Return the container's id: Docker and Podman put it into the control group's name, or into what they mount."""
+    match = _HEX_ID.search(cgroup)
+    if match:
+        return match[0]
+    for mount in mounts:
+        if mount.mountpoint == PurePosixPath("/etc/hostname"):
+            match = _HEX_ID.search(str(mount.root))
+            return match[0] if match else None
+    return None
+
+
+def _text(path: Path) -> str:
+    return os.fsdecode(path.read_bytes())
