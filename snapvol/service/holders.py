@@ -8,7 +8,18 @@ something only while the kernel still shows a user of the volume.
 
 from __future__ import annotations
 
-from msgspec import Struct
+import logging
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct, field
+
+log = logging.getLogger(__name__)
+
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 class Client(Struct, frozen=True, kw_only=True):
@@ -24,3 +35,144 @@ class Client(Struct, frozen=True, kw_only=True):
     pid: int
     start: int
     program: str = ""
+
+
+def start_time(pid: int) -> int | None:
+    """Return a process's start time in clock ticks since boot; None where there is no such process."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    # The second field, the name, may hold blanks and brackets: count from its last bracket.
+    return int(text.rpartition(b")")[2].split()[19])
+
+
+def alive(client: Client) -> bool:
+    """Tell whether that very process still runs."""
+    return start_time(client.pid) == client.start
+
+
+class Hold(Struct, kw_only=True):
+    """The mounts that one client announced with one ID and has not ended."""
+
+    holder: str
+    client: Client | None
+    count: int
+
+
+class _File(Struct, kw_only=True):
+    boot: str
+    volumes: dict[str, list[Hold]] = field(default_factory=dict)
+
+
+class Holders:
+    """Counts of announced mounts, by volume identity. Thread-safe; every change is on disk before it returns.
+
+    Args:
+        path: the file, in a directory that a reboot may empty. A reboot that does not is told by the boot's id.
+        alive: whether a client's process still runs.
+        boot: the id of this boot; the kernel's own where None.
+    """
+
+    def __init__(self, path: Path, *, alive: Callable[[Client], bool] = alive, boot: str | None = None) -> None:
+        self._path = path
+        self._alive = alive
+        self._lock = threading.Lock()
+        self._file = _File(boot=_BOOT_ID.read_text().strip() if boot is None else boot)
+
+    def load(self) -> None:
+        """Read what an earlier daemon of this boot wrote. An unreadable file is worth nothing, and no obstacle."""
+        try:
+            found = msgspec.json.decode(self._path.read_bytes(), type=_File)
+        except FileNotFoundError:
+            return
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            log.warning(
+                "%s: %s; mounts announced before are forgotten, those in use are seen anyway", self._path, error
+            )
+            return
+        if found.boot == self._file.boot:
+            with self._lock:
+                self._file.volumes = found.volumes
+
+    def count(self, volume_id: str) -> int:
+        """Return how many mounts of a volume were announced and not ended."""
+        return sum(hold.count for hold in self._file.volumes.get(volume_id, ()))
+
+    def add(self, volume_id: str, holder: str, client: Client | None) -> None:
+        """Note a mount."""
+        with self._lock:
+            holds = self._file.volumes.setdefault(volume_id, [])
+            for hold in holds:
+                if hold.holder == holder and hold.client == client:
+                    hold.count += 1
+                    break
+            else:
+                holds.append(Hold(holder=holder, client=client, count=1))
+            self._write()
+
+    def drop(self, volume_id: str, holder: str, client: Client | None) -> None:
+        """Note the end of a mount; nothing is known of it: nothing happens.
+
+        The client's own count goes down first; else one with the same ID: a container that outlived its dockerd is
+        stopped by the next one, and Podman ends in one process what it began in another.
+        """
+        with self._lock:
+            holds = self._file.volumes.get(volume_id, [])
+            same = [hold for hold in holds if hold.holder == holder]
+            if not same:
+                return
+            chosen = next((hold for hold in same if hold.client == client), same[0])
+            chosen.count -= 1
+            self._keep(volume_id, [hold for hold in holds if hold.count > 0])
+            self._write()
+
+    def forget(self, volume_id: str) -> None:
+        """Drop everything about a volume."""
+        with self._lock:
+            if self._file.volumes.pop(volume_id, None) is not None:
+                self._write()
+
+    def orphaned(self, volume_id: str) -> bool:
+        """Tell whether mounts are noted, and all of them by clients that are gone."""
+        holds = list(self._file.volumes.get(volume_id, ()))
+        return bool(holds) and all(self._gone(hold) for hold in holds)
+
+    def drop_orphans(self, unused: Callable[[str], bool]) -> list[str]:
+        """Drop the counts of clients that are gone, for volumes that are unused by the kernel's account.
+
+        Args:
+            unused: whether the kernel shows no user of the volume with this identity.
+
+        Returns:
+            The identities of the volumes whose last counts were dropped.
+        """
+        freed, changed = [], False
+        with self._lock:
+            for volume_id, holds in list(self._file.volumes.items()):
+                left = [hold for hold in holds if not self._gone(hold)]
+                if len(left) < len(holds) and unused(volume_id):
+                    self._keep(volume_id, left)
+                    changed = True
+                    if not left:
+                        freed.append(volume_id)
+            if changed:
+                self._write()
+        return freed
+
+    def _gone(self, hold: Hold) -> bool:
+        # Without a client (the CLI, a test) nothing can tell that the holder is gone, so it is believed.
+        return hold.client is not None and not self._alive(hold.client)
+
+    def _keep(self, volume_id: str, holds: list[Hold]) -> None:
+        if holds:
+            self._file.volumes[volume_id] = holds
+        else:
+            self._file.volumes.pop(volume_id, None)
+
+    def _write(self) -> None:
+        # Not synced: the file must outlive the daemon, not the machine; after a reboot it is not believed anyway.
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        new = self._path.with_name(f"{self._path.name}.new")
+        new.write_bytes(msgspec.json.encode(self._file))
+        os.replace(new, self._path)

@@ -1,0 +1,241 @@
+"""Volume options (DESIGN §7): known keys, right values, one spelling for each value, and whose option it is."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+
+from snapvol import units
+from snapvol.backend import Backend, Features
+from snapvol.errors import SettingsError, SnapvolError, UnknownOption, Unsupported, UsageError, nearest
+from snapvol.names import split_snapshot
+from snapvol.settings import PoolSettings, Settings
+
+FIELDS_OF_POLICIES = ("snapshot.schedule", "snapshot.keep", "backup.schedule", "backup.keep")
+GENERAL = (
+    "pool", "size", "fs", "snapshot", "backup", "repository", "policy", *FIELDS_OF_POLICIES,
+    "backup.kind", "uid", "gid", "mode", "protect",
+)  # fmt: skip
+# Podman reads `--opt o=uid=…,size=…` itself and then passes on both `o` and these.
+IGNORED = frozenset({"o", "UID", "GID", "SIZE", "INODES", "NOQUOTA"})
+# What a volume is made from or what its first contents get; the rest can be set later.
+NOT_IN_DEFAULTS = ("pool", "snapshot", "backup")
+# What a clone has from its source where nobody says otherwise; the rest comes with the contents or is its own.
+INHERITED = ("size", "fs", "repository", "policy", "backup.kind")
+HIGHEST_ID = 2**32 - 2
+# Kinds of storage whose code comes later, by the prefix of their options.
+_PREFIXES = {"zfs": "zfs", "lvm": "lvm", "btrfs": "btrfs"}
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+
+def read(given: Mapping[str, str], settings: Settings, kinds: Mapping[str, type[Backend]], kind: str) -> dict[str, str]:
+    """Check options for a pool of one kind of storage and bring every value into its one spelling.
+
+    Args:
+        given: as people wrote them. What Podman adds on its own is left out.
+        settings: for the names of pools and repositories.
+        kinds: all kinds of storage.
+        kind: the pool's.
+
+    Raises:
+        UnknownOption: no such option, or it is for another kind of storage; with the nearest valid one (T16).
+        UsageError: a value is wrong.
+    """
+    checked: dict[str, str] = {}
+    for key, value in given.items():
+        if key in IGNORED:
+            continue
+        _check_key(key, kinds, kind)
+        checked[key] = _value(key, value, settings, kinds[kind])
+    if "snapshot" in checked and "backup" in checked:
+        raise UsageError("options 'snapshot' and 'backup' exclude each other", "a volume is made from one of them")
+    if checked.get("protect") == "false":
+        del checked["protect"]  # the same as not given, and compared as such
+    return checked
+
+
+def pool_of(given: Mapping[str, str], settings: Settings) -> str | None:
+    """Return the pool that options name; None where they name none.
+
+    Raises:
+        UsageError: no such pool.
+    """
+    name = given.get("pool")
+    return None if name is None else _pool(name, settings)
+
+
+def check_defaults(
+    name: str, pool: PoolSettings, settings: Settings, kinds: Mapping[str, type[Backend]]
+) -> dict[str, str]:
+    """Return a pool's default options, checked.
+
+    Raises:
+        SettingsError: one is wrong, with its key and where it was set.
+    """
+    for key, value in pool.defaults.items():
+        place = f"pools.{name}.defaults.{key}"
+        where = f"{settings.origins.get(place, 'settings')}: {place}"
+        if key in NOT_IN_DEFAULTS:
+            raise SettingsError(f"{where}: '{key}' cannot be a default", "give it with each volume")
+        try:
+            read({key: value}, settings, kinds, pool.backend)
+        except SnapvolError as error:
+            raise SettingsError(f"{where}: {error.message}", error.hint) from None
+    return read(pool.defaults, settings, kinds, pool.backend)
+
+
+def check_features(options: Mapping[str, str], features: Features, pool: str, kind: str) -> None:
+    """Refuse what this pool cannot do.
+
+    Raises:
+        Unsupported: with the pool and the reason.
+    """
+    what = f"pool '{pool}' ({kind})"
+    if "size" in options and not features.quota:
+        raise Unsupported(f"option 'size': {what} has no quotas", features.reason or "leave 'size' out")
+    if "snapshot" in options and not features.snapshots:
+        raise Unsupported(f"option 'snapshot': {what} has no snapshots", features.reason)
+    if "fs" in options and options["fs"] not in features.filesystems:
+        if features.filesystems:
+            raise Unsupported(f"option 'fs': {what} makes {' or '.join(features.filesystems)}")
+        raise Unsupported(f"option 'fs': {what} makes no filesystems of its own", "leave 'fs' out")
+    if "backup.kind" in options and options["backup.kind"] not in features.backup_kinds:
+        offered = " or ".join(f"backup.kind={word}" for word in features.backup_kinds)
+        raise Unsupported(f"option 'backup.kind': {what} has no {options['backup.kind']} backups", f"write {offered}")
+
+
+def inherited(options: Mapping[str, str]) -> dict[str, str]:
+    """Return what a clone takes over from its source's options: see `INHERITED`, and the storage's own."""
+    return {key: value for key, value in options.items() if key in INHERITED or key.partition(".")[0] in _PREFIXES}
+
+
+def differences(existing: Mapping[str, str], asked: Mapping[str, str], explained: Mapping[str, str]) -> list[str]:
+    """Return in words where an existing volume's options differ from those asked for; empty: they are the same.
+
+    Args:
+        existing: the volume's options.
+        asked: what was asked for, checked.
+        explained: options that a volume has without being asked: the pool's defaults, what a clone inherits.
+    """
+    said = []
+    for key in sorted(existing.keys() | asked.keys()):
+        has, wanted = existing.get(key), asked.get(key, explained.get(key))
+        if key not in existing:
+            if key in asked:
+                said.append(f"{key}={wanted} was asked for, it has none")
+        elif wanted is None:
+            said.append(f"it has {key}={has}")
+        elif has != wanted:
+            said.append(f"it has {key}={has}, {key}={wanted} was asked for")
+    return said
+
+
+def _check_key(key: str, kinds: Mapping[str, type[Backend]], kind: str) -> None:
+    valid = [*GENERAL, *(option.key for option in kinds[kind].options)]
+    if key in valid:
+        return
+    owner = next((name for name, backend in kinds.items() if key in {option.key for option in backend.options}), None)
+    owner = owner or _PREFIXES.get(key.partition(".")[0] if "." in key else "")
+    if owner is not None and owner != kind:
+        raise UnknownOption(f"option {_shown(key)} is for {owner} pools, this one is of kind {kind}", "leave it out")
+    raise UnknownOption(f"unknown option {_shown(key)}", nearest(key[:100], valid))
+
+
+def _value(key: str, value: str, settings: Settings, backend: type[Backend]) -> str:
+    if _CONTROL.search(value) or not value.strip():
+        raise UsageError(f"option '{key}': {_shown(value)} is not a value")
+    if key in FIELDS_OF_POLICIES:
+        raise Unsupported(f"option '{key}': this version has no policies yet", "leave it out")
+    reader = _READERS.get(key)
+    try:
+        if reader is not None:
+            return reader(value.strip(), settings)
+        for option in backend.options:
+            if option.key == key and option.choices:
+                return _choice(value.strip(), option.choices)
+    except SettingsError as error:
+        raise UsageError(f"option '{key}': {error.message}", error.hint) from None
+    except SnapvolError as error:
+        raise type(error)(f"option '{key}': {error.message}", error.hint) from None
+    return value.strip()
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= 60 else f"{text[:57]}...")
+
+
+def _size(text: str, _: Settings) -> str:
+    return spelled_size(units.size(text))
+
+
+def spelled_size(size: int) -> str:
+    """Return bytes in the largest unit that divides them: ``10G``, ``1536M``."""
+    for unit in ("", "K", "M", "G", "T"):
+        if size % 1024:
+            return f"{size}{unit}"
+        size //= 1024
+    return f"{size}P"
+
+
+def _flag(text: str, _: Settings) -> str:
+    words = {"true": "true", "yes": "true", "1": "true", "false": "false", "no": "false", "0": "false"}
+    if text.lower() not in words:
+        raise UsageError(f"{_shown(text)} is neither true nor false")
+    return words[text.lower()]
+
+
+def _owner(text: str, _: Settings) -> str:
+    if not (text.isascii() and text.isdigit()) or len(text) > 12 or int(text) > HIGHEST_ID:
+        raise UsageError(f"{_shown(text)} is not a number from 0 to {HIGHEST_ID}")
+    return str(int(text))
+
+
+def _mode(text: str, _: Settings) -> str:
+    if not re.fullmatch("[0-7]{1,5}", text) or int(text, 8) > 0o7777:
+        raise UsageError(f"{_shown(text)} is not an octal mode", "write it like 0750")
+    return f"{int(text, 8):04o}"
+
+
+def _choice(text: str, valid: tuple[str, ...]) -> str:
+    if text not in valid:
+        raise UsageError(f"{_shown(text)} is not a choice", nearest(text[:100], valid))
+    return text
+
+
+def _pool(text: str, settings: Settings) -> str:
+    if text not in settings.pools:
+        raise UsageError(f"no pool is called {_shown(text)}", nearest(text[:100], list(settings.pools)))
+    return text
+
+
+def _repository(text: str, settings: Settings) -> str:
+    if text not in settings.repositories:
+        raise UsageError(f"no repository is called {_shown(text)}", nearest(text[:100], list(settings.repositories)))
+    return text
+
+
+def _policy(text: str, _: Settings) -> str:
+    if text != "none":
+        raise Unsupported(f"{_shown(text)}: this version has no policies yet", "leave it out, or write policy=none")
+    return text
+
+
+def _snapshot(text: str, _: Settings) -> str:
+    split_snapshot(text)
+    return text
+
+
+_READERS: Mapping[str, Callable[[str, Settings], str]] = {
+    "pool": _pool,
+    "size": _size,
+    "fs": lambda text, _: _choice(text, ("ext4", "xfs")),
+    "snapshot": _snapshot,
+    "backup": lambda text, _: text,
+    "repository": _repository,
+    "policy": _policy,
+    "backup.kind": lambda text, _: _choice(text, ("image", "files")),
+    "uid": _owner,
+    "gid": _owner,
+    "mode": _mode,
+    "protect": _flag,
+}
