@@ -123,7 +123,7 @@ class Snapvol:
     def start(self, seconds: float = 30) -> Snapvol:
         """Start the daemon and wait until both sockets answer."""
         self._server = Server(
-            [sys.executable, "-m", "snapvol", "daemon", "--config", self.config], log=self.log, env=self.env
+            [sys.executable, "-m", "snapvol", "--config", self.config, "daemon"], log=self.log, env=self.env
         )
         self._server.ready(self.answers, seconds)
         return self

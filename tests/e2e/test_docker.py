@@ -1,0 +1,268 @@
+"""The main job with a real Docker Engine, a real S3 server and containers that run all the while."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.containers import IMAGE, Docker
+from support.process import Failed, Result, wait_until
+from support.servers import Snapvol
+
+pytestmark = pytest.mark.root
+Hosts = Callable[..., Snapvol]
+
+# What a container writes: several sizes, a hard link, a symbolic link, an owner and a mode of its own, an old time.
+FILL = """
+set -e
+mkdir -p /data/pages
+dd if=/dev/urandom of=/data/upload bs=64k count=48 2>/dev/null
+echo home > /data/pages/home
+ln /data/pages/home /data/pages/index
+ln -s pages/home /data/start
+chmod 0640 /data/upload
+touch -d '2001-02-03 04:05:06' /data/pages/home
+sync
+"""
+# Every name with its kind, mode, owner, links, size and time, and every content.
+PORTRAIT = (
+    "cd /data && find . | sort | xargs stat -c '%n %F %a %u:%g %h %s %Y' && find . -type f | sort | xargs sha256sum"
+)
+
+
+def portrait(docker: Docker, volume: str) -> str:
+    return docker.container("-v", f"{volume}:/data", IMAGE, "sh", "-c", PORTRAIT)
+
+
+def fill(docker: Docker, volume: str) -> str:
+    docker.container("-v", f"{volume}:/data", IMAGE, "sh", "-c", FILL)
+    return portrait(docker, volume)
+
+
+def status(docker: Docker, volume: str) -> dict[str, Any]:
+    found: dict[str, Any] = docker.inspect("volume", volume)["Status"]
+    return found
+
+
+def create(docker: Docker, name: str, *options: str, driver: str = "snapvol") -> Result:
+    given = [word for option in options for word in ("-o", option)]
+    return docker.run("volume", "create", "--driver", driver, *given, name)
+
+
+def until_restored(docker: Docker, volume: str) -> None:
+    wait_until(lambda: status(docker, volume)["state"] == "ready", 60, lambda: f"{volume}: {status(docker, volume)}")
+
+
+@pytest.fixture(params=["btrfs", "xfs"])
+def host(request: pytest.FixtureRequest, docker: Docker, snapvol: Hosts) -> Snapvol:
+    """A daemon that is the Docker Engine's driver ``snapvol``, on btrfs and on a directory of XFS."""
+    return snapvol(request.param)
+
+
+def test_options_reach_the_volume_and_status_tells_of_it(docker: Docker, host: Snapvol) -> None:
+    quota = ["size=64M"] if host.settings["pools"]["default"]["backend"] == "btrfs" else []
+    create(docker, "web", "uid=1234", "gid=2345", "mode=0751", *quota)
+    assert docker.container("-v", "web:/data", IMAGE, "stat", "-c", "%u %g %a", "/data") == "1234 2345 751"
+    told = status(docker, "web")
+    assert (told["pool"], told["backend"]) == ("default", host.settings["pools"]["default"]["backend"])
+    assert told["options"]["uid"] == "1234"
+    if quota:
+        assert told["size"] == 64 << 20
+        full = docker.run(
+            *("run", "--rm", "--network", "none", "-v", "web:/data", IMAGE),
+            *("dd", "if=/dev/urandom", "of=/data/big", "bs=1M", "count=100", "conv=fsync"),
+            check=False,
+        )
+        assert "quota exceeded" in full.stderr.lower(), full
+
+
+def test_a_directory_refuses_a_quota_it_cannot_keep(docker: Docker, snapvol: Hosts) -> None:
+    snapvol("ext4")
+    done = docker.run("volume", "create", "-d", "snapvol", "-o", "size=1G", "web", check=False)
+    assert done.code == 1
+    assert "size" in done.stderr
+    assert "web" not in docker.out("volume", "ls", "--quiet").split()
+
+
+def test_copy_up_fills_a_fresh_volume(docker: Docker, host: Snapvol) -> None:
+    """G16: Docker copies the image's content only into a volume whose root is empty."""
+    create(docker, "web")
+    assert docker.container("-v", "web:/image", IMAGE, "ls", "-A", "/image") == "from-image"
+
+
+def test_two_containers_share_a_volume_that_is_snapshotted_while_they_write(docker: Docker, host: Snapvol) -> None:
+    create(docker, "web")
+    docker.background("writer", "-v", "web:/data", command="while sleep 0.05; do date >> /data/log; done")
+    docker.background("reader", "-v", "web:/data")
+    wait_until(lambda: docker.run("exec", "reader", "test", "-s", "/data/log", check=False).code == 0)
+    assert status(docker, "web")["holders"] == 2
+    host.cli("snapshot", "web", "-n", "one")
+    docker.run("exec", "writer", "sh", "-c", "echo after > /data/after")
+    create(docker, "copy", "snapshot=web@one")
+    names = docker.container("-v", "copy:/data", IMAGE, "ls", "/data").split()
+    assert names == ["log"], "the snapshot is of the time before"
+    host.cli("backup", "web@one")
+    told = status(docker, "web")
+    assert told["snapshots"] >= 1
+    assert told["last_backup"]["id"] == host.json("backups", "web")[0]["id"]
+    assert told["last_snapshot"]
+    docker.run("rm", "-f", "writer")
+    assert docker.out("exec", "reader", "ls", "/data").split() == ["after", "log"], "the other container keeps it (T8)"
+    docker.run("rm", "-f", "reader")
+    assert (status(docker, "web")["holders"], status(docker, "web")["mounted"]) == (0, False)
+
+
+def test_clones_are_made_from_a_snapshot_and_from_now(docker: Docker, host: Snapvol) -> None:
+    create(docker, "web")
+    before = fill(docker, "web")
+    host.cli("snapshot", "web", "-n", "before")
+    docker.container("-v", "web:/data", IMAGE, "sh", "-c", "echo now > /data/now; sync")
+    create(docker, "web2", "snapshot=web@before")
+    create(docker, "web3", "snapshot=web")
+    assert portrait(docker, "web2") == before
+    assert portrait(docker, "web3") == portrait(docker, "web") != before
+    docker.container("-v", "web2:/data", IMAGE, "sh", "-c", "echo mine > /data/mine")
+    assert "mine" not in portrait(docker, "web"), "a clone is a volume of its own"
+
+
+def test_containers_go_on_while_the_daemon_is_killed_and_comes_back(docker: Docker, host: Snapvol) -> None:
+    """T10: after kill -9 containers write on, new ones start, and the last stop leaves nothing held."""
+    create(docker, "web")
+    docker.background("writer", "-v", "web:/data", command="while sleep 0.05; do echo line >> /data/log; done")
+    wait_until(lambda: docker.run("exec", "writer", "test", "-s", "/data/log", check=False).code == 0)
+    host.kill_9()
+    size = int(docker.out("exec", "writer", "stat", "-c", "%s", "/data/log"))
+    wait_until(lambda: int(docker.out("exec", "writer", "stat", "-c", "%s", "/data/log")) > size)
+    host.start()
+    assert status(docker, "web")["mounted"]
+    docker.background("late", "-v", "web:/data")
+    assert docker.out("exec", "late", "head", "-n", "1", "/data/log") == "line"
+    refused = host.cli("rm", "web", check=False)
+    assert refused.code == 4, refused
+    docker.run("rm", "-f", "writer")
+    assert status(docker, "web")["mounted"], "the late container holds it"
+    docker.run("rm", "-f", "late")
+    assert (status(docker, "web")["holders"], status(docker, "web")["mounted"]) == (0, False)
+    docker.run("volume", "rm", "web")
+
+
+def test_a_container_can_be_stopped_while_the_daemon_is_away(docker: Docker, host: Snapvol) -> None:
+    create(docker, "web")
+    docker.background("one", "-v", "web:/data")
+    host.kill_9()
+    with suppress(Failed):
+        # Docker asks for the unmount for 15 s; the container itself is gone at once.
+        docker.run("rm", "-f", "one", seconds=60)
+    host.start()
+    docker.run("rm", "-f", "one", check=False)
+    wait_until(lambda: not host.json("inspect", "web")["mounted"], 60, lambda: str(host.json("inspect", "web")))
+
+
+def test_removed_volumes_come_back_from_the_trash(docker: Docker, host: Snapvol) -> None:
+    """T17: docker volume rm is undoable, and a new volume of the name is a fresh one."""
+    create(docker, "web")
+    before = fill(docker, "web")
+    host.cli("snapshot", "web", "-n", "kept")
+    docker.run("volume", "rm", "web")
+    assert "web" not in docker.out("volume", "ls", "--quiet").split()
+    assert [entry["name"] for entry in host.json("trash")] == ["web"]
+    create(docker, "web")
+    assert docker.container("-v", "web:/data", IMAGE, "ls", "-A", "/data") == ""
+    docker.run("volume", "rm", "web")
+    newest, oldest = host.json("trash")
+    assert newest["deleted"] > oldest["deleted"]
+    host.cli("undelete", oldest["id"])
+    assert portrait(docker, "web") == before
+    assert [snapshot["name"] for snapshot in host.json("snapshots", "web")] == ["kept"]
+
+
+def test_a_second_host_gets_its_volume_from_the_bucket(
+    docker: Docker, host: Snapvol, snapvol: Hosts, bucket: Any
+) -> None:
+    """Another machine, nothing in its state, the same repository: -o backup= gives the volume back."""
+    host.settings["repositories"] = {"default": bucket.settings()}
+    host.configure()
+    host.restart()
+    host.cli("repo", "init")
+    create(docker, "web", "mode=0751")
+    before = fill(docker, "web")
+    host.cli("backup", "web")
+    docker.container("-v", "web:/data", IMAGE, "sh", "-c", "echo later > /data/later; sync")
+    later = portrait(docker, "web")
+    host.cli("backup", "web")
+    first = host.json("backups", "web")[-1]["id"]
+
+    other = snapvol("ext4", repository=bucket.settings(), driver="other", daemon={"host": "other"})
+    began = time.monotonic()
+    create(docker, "newest", "backup=web", driver="other")
+    create(docker, "oldest", f"backup={first}", driver="other")
+    assert time.monotonic() - began < 10, "Docker is answered at once; a job does the rest"
+    until_restored(docker, "newest")
+    until_restored(docker, "oldest")
+    assert portrait(docker, "newest") == later
+    assert portrait(docker, "oldest") == before
+    assert {job["state"] for job in other.json("jobs")} == {"done"}
+    assert docker.container("-v", "newest:/data", IMAGE, "stat", "-c", "%a", "/data") == "751"
+
+
+def test_mounting_what_is_being_restored_says_how_far_it_is(
+    docker: Docker, host: Snapvol, bucket: Any, rgw: Any
+) -> None:
+    """A container cannot start on half a volume; it is told when to try again."""
+    host.settings["repositories"] = {"default": bucket.settings()}
+    host.configure()
+    host.restart()
+    host.cli("repo", "init")
+    create(docker, "web")
+    before = fill(docker, "web")
+    host.cli("backup", "web")
+    rgw.pause()
+    try:
+        create(docker, "copy", "backup=web")
+        refused = docker.run("run", "--rm", "--network", "none", "-v", "copy:/data", IMAGE, "true", check=False)
+        assert refused.code == 125
+        assert "restoring" in refused.stderr
+        assert "try again" in refused.stderr
+    finally:
+        rgw.resume()
+    until_restored(docker, "copy")
+    assert portrait(docker, "copy") == before
+
+
+def test_a_restore_that_fails_says_why_and_can_be_removed(docker: Docker, host: Snapvol) -> None:
+    host.cli("repo", "init")
+    create(docker, "web")
+    fill(docker, "web")
+    host.cli("backup", "web")
+    packs = sorted(Path(host.place / "repository/data").glob("*/*"), key=lambda pack: pack.stat().st_size)
+    packs[-1].chmod(0o600)
+    packs[-1].write_bytes(b"")
+    create(docker, "copy", "backup=web")
+    wait_until(lambda: status(docker, "copy")["state"] == "failed", 60, lambda: str(status(docker, "copy")))
+    refused = docker.run("run", "--rm", "--network", "none", "-v", "copy:/data", IMAGE, "true", check=False)
+    assert refused.code == 125
+    assert packs[-1].name[:8] in refused.stderr, refused
+    docker.run("volume", "rm", "copy")
+
+
+def test_compose_finds_its_volume_again(docker: Docker, host: Snapvol, tmp_path: Path) -> None:
+    """T17, T37: after down -v the volume is undeleted, and Compose takes it for its own."""
+    file = tmp_path / "compose.yaml"
+    file.write_text(
+        'version: "3"\nservices:\n  wiki:\n'
+        f"    image: {IMAGE}\n    network_mode: none\n    command: sh -c 'echo one >> /data/runs; cat /data/runs'\n"
+        "    volumes: ['content:/data']\n"
+        "volumes:\n  content:\n    driver: snapvol\n    driver_opts:\n      mode: '0755'\n"
+    )
+    docker.compose(file, "up", "--no-color", project="site")
+    assert docker.inspect("volume", "site_content")["Labels"]["com.docker.compose.volume"] == "content"
+    docker.compose(file, "down", "--volumes", project="site")
+    assert "site_content" not in docker.out("volume", "ls", "--quiet").split()
+    host.cli("undelete", "site_content")
+    again = docker.compose(file, "up", "--no-color", project="site")
+    assert again.stdout.count("one") == 2, again
