@@ -1,0 +1,191 @@
+"""A directory tree into a repository."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import socket
+from collections.abc import Iterable
+from datetime import datetime
+
+import msgspec
+from msgspec import Struct
+
+from snapvol import __version__
+from snapvol.backend import Change, Tree
+from snapvol.engine import manifest, node
+from snapvol.engine.manifest import VolumeMeta
+from snapvol.engine.node import Kind, Node
+from snapvol.engine.parent import Base
+from snapvol.engine.pipeline import Pipeline
+from snapvol.engine.progress import Problem, Progress
+from snapvol.engine.reading import INCOMPLETE, TAG, Unreadable
+from snapvol.engine.walk import Walk
+from snapvol.model import now
+from snapvol.repository import BlobKind, Repository, SnapshotDocument
+
+_KEPT_PROBLEMS = 100
+
+
+class BackupResult(Struct, frozen=True, kw_only=True):
+    """What a backup did.
+
+    Attributes:
+        id: the backup's id.
+        files: entries other than directories.
+        dirs: directories.
+        bytes_total: the sizes of all files.
+        bytes_read: bytes read from files (holes and unchanged files are not read).
+        bytes_added: bytes of files that the repository did not have, before compression.
+        new: files that the parent does not have.
+        changed: files that differ from the parent's, or had to be read to know.
+        unmodified: files taken from the parent without reading.
+        problems: what is missing from the backup.
+        incomplete: whether anything is.
+    """
+
+    id: str
+    files: int
+    dirs: int
+    bytes_total: int
+    bytes_read: int
+    bytes_added: int
+    new: int
+    changed: int
+    unmodified: int
+    problems: list[Problem]
+    incomplete: bool
+
+
+def back_up(
+    repository: Repository,
+    tree: Tree,
+    meta: VolumeMeta,
+    *,
+    parent: str | None,
+    progress: Progress,
+    host: str | None = None,
+    changes: Iterable[Change] | None = None,
+) -> BackupResult:
+    """Store a tree as a backup of a volume. Takes the repository's lock and loads its index.
+
+    Args:
+        repository: opened.
+        tree: what is read.
+        meta: what else is needed to make the volume again.
+        parent: the full id of an earlier backup of the same volume (see `latest_parent`), or None.
+        progress: is told.
+        host: the name under which backups are grouped; this machine's by default.
+        changes: what the storage knows to have changed since ``parent``. Files with known ranges that are large are
+            cut at fixed places; everything is still looked at.
+
+    Raises:
+        SnapvolError: the repository failed, or the tree's root cannot be read. There is no backup then; what was
+            uploaded is used by the next run.
+        Cancelled: nobody wants it any more.
+    """
+    begun = now()
+    with repository.lock() as lock:
+        before = _parent(repository, parent)
+        repository.load_index()
+        in_place = frozenset(change.path for change in changes or () if change.ranges is not None)
+        with Pipeline(repository) as pipeline:
+            walk = Walk(repository, tree, pipeline, Base(repository, before), progress, in_place)
+            volume = walk.run()
+            pipeline.settle()
+        root = _root(repository, meta, parent if before else None, volume, walk.problems)
+        document = _document(meta, root, parent if before else None, host, begun, walk, pipeline.bytes_added)
+        identity = repository.commit_snapshot(document, lock)
+    return BackupResult(
+        id=identity,
+        files=walk.files,
+        dirs=walk.dirs,
+        bytes_total=walk.bytes_total,
+        bytes_read=walk.bytes_read,
+        bytes_added=pipeline.bytes_added,
+        new=walk.new,
+        changed=walk.changed,
+        unmodified=walk.unmodified,
+        problems=walk.problems,
+        incomplete=bool(walk.problems),
+    )
+
+
+def _parent(repository: Repository, parent: str | None) -> SnapshotDocument | None:
+    """Return the parent. One that has been forgotten or damaged in the meantime costs time, not the backup."""
+    if parent is None:
+        return None
+    try:
+        return repository.find_snapshot(parent)[1]
+    except Unreadable:
+        return None
+
+
+def _root(repository: Repository, meta: VolumeMeta, base: str | None, volume: Node, problems: list[Problem]) -> str:
+    listed = [str(problem) for problem in problems[:_KEPT_PROBLEMS]]
+    data = manifest.encode(msgspec.structs.replace(meta, base=base, problems=listed))
+    taken = node.time_of(meta.taken)
+    file = Node(
+        quoted=manifest.FILE.decode(),
+        type=Kind.FILE,
+        mode=0o600,
+        mtime=taken,
+        atime=taken,
+        ctime=taken,
+        size=len(data),
+        links=1,
+        content=[repository.add(BlobKind.DATA, data)[0].hex()],
+    )
+    tree = node.encode_tree([node.encode(file), node.encode(volume)])
+    return repository.add(BlobKind.TREE, tree)[0].hex()
+
+
+def _document(
+    meta: VolumeMeta, root: str, parent: str | None, host: str | None, begun: datetime, walk: Walk, added: int
+) -> SnapshotDocument:
+    tags = [TAG, f"volume={meta.name}", f"volume-id={meta.id}"]
+    if walk.problems:
+        tags.append(INCOMPLETE)
+    ended = now()
+    return SnapshotDocument(
+        time=ended,
+        parent=parent,
+        tree=root,
+        paths=[f"/snapvol/{meta.name}"],
+        hostname=host or socket.gethostname(),
+        username=getpass.getuser(),
+        uid=os.getuid(),
+        gid=os.getgid(),
+        tags=tags,
+        program_version=f"snapvol {__version__}",
+        summary={
+            "backup_start": begun.isoformat(),
+            "backup_end": ended.isoformat(),
+            "files_new": walk.new,
+            "files_changed": walk.changed,
+            "files_unmodified": walk.unmodified,
+            "data_added": added,
+            "total_files_processed": walk.files,
+            "total_bytes_processed": walk.bytes_total,
+        },
+    )
+
+
+def latest_parent(repository: Repository, volume_id: str, host: str | None = None) -> str | None:
+    """Return the id of the newest backup of the volume with this identity, from which unchanged files can be taken.
+
+    Backups dated in the future are passed over: a clock that was once wrong must not fix the parent for ever.
+
+    Args:
+        repository: opened.
+        volume_id: the volume's identity: another volume of the same name is another volume.
+        host: only backups made under this host's name.
+    """
+    tag, present = f"volume-id={volume_id}", now()
+    fitting = [
+        (document.time, identity)
+        for identity, document in repository.snapshots()
+        if document.tags and TAG in document.tags and tag in document.tags and document.time <= present
+        and (host is None or document.hostname == host)
+    ]
+    return max(fitting)[1] if fitting else None

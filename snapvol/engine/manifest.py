@@ -1,0 +1,70 @@
+"""``/snapvol.json``: what is needed, beside the tree, to make the volume again."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import msgspec
+from msgspec import Struct, field
+
+from snapvol.errors import Damaged
+
+FILE = b"snapvol.json"
+TREE = b"volume"
+
+
+class VolumeMeta(Struct, frozen=True, kw_only=True):
+    """The volume at the moment of the snapshot that is backed up.
+
+    Attributes:
+        id: the volume's identity.
+        name: its name.
+        created: when the volume was made.
+        options: the volume options that were set.
+        labels: Docker's labels.
+        pool: the pool it was in.
+        backend: that pool's kind of storage.
+        snapshot: the name of the snapshot that was read, where there is one.
+        source: the identity of what was read (the storage's own id).
+        taken: when the snapshot was made, or the reading began: what changed shortly before is read again next time.
+        size: the size option in bytes, where there is one.
+        used: bytes in use, where that is known.
+        parent: what the volume was made from.
+        base: the id of the backup that unchanged files were taken from.
+        problems: what is not in this backup although it was in the volume, one line each; at most a hundred.
+        hooks: the results of what was run before and after.
+    """
+
+    id: str
+    name: str
+    created: datetime
+    taken: datetime
+    options: dict[str, str] = field(default_factory=dict)
+    labels: dict[str, str] = field(default_factory=dict)
+    pool: str = ""
+    backend: str = ""
+    snapshot: str | None = None
+    source: str | None = None
+    size: int | None = None
+    used: int | None = None
+    parent: str | None = None
+    base: str | None = None
+    problems: list[str] = field(default_factory=list)
+    hooks: dict[str, str] = field(default_factory=dict)
+
+
+def encode(meta: VolumeMeta) -> bytes:
+    """Return the file's contents: JSON for people and programs."""
+    return msgspec.json.format(msgspec.json.encode(meta), indent=2) + b"\n"
+
+
+def decode(data: bytes) -> VolumeMeta:
+    """Read the file's contents; fields of later versions are passed over.
+
+    Raises:
+        Damaged: it is not such a file.
+    """
+    try:
+        return msgspec.json.decode(data, type=VolumeMeta)
+    except msgspec.MsgspecError as error:
+        raise Damaged(f"the backup's /snapvol.json cannot be read: {error}") from None

@@ -1,0 +1,83 @@
+"""The earlier backup of the same volume: what has not changed since is taken from it without being read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from datetime import timedelta
+
+from snapvol.engine import gotext
+from snapvol.engine.node import Kind, Node
+from snapvol.engine.reading import Unreadable, load_tree, root
+from snapvol.repository import BlobKind, Repository, SnapshotDocument
+
+# A file that is written twice within one tick of the kernel's clock keeps its ctime. What had just been changed when
+# the earlier snapshot was taken may have been changed once more right after it.
+_GRAIN = timedelta(seconds=2)
+
+
+class Base:
+    """A parent backup, or none.
+
+    Args:
+        repository: with its index loaded.
+        document: the parent; None for none.
+    """
+
+    def __init__(self, repository: Repository, document: SnapshotDocument | None) -> None:
+        self._repository = repository
+        self._root: str | None = None
+        self._settled_before = 0
+        if document is not None:
+            self._open(document)
+
+    def _open(self, document: SnapshotDocument) -> None:
+        try:
+            start = root(self._repository, document)
+        except Unreadable:
+            return  # a damaged parent costs time, never the backup
+        if start.meta is not None:
+            self._root = start.subtree
+            self._settled_before = int((start.meta.taken - _GRAIN).timestamp() * 1_000_000_000)
+
+    def root(self) -> Parent:
+        """Return the parent's listing of the volume's root."""
+        return Parent(self._repository, self._root)
+
+    def same_times(self, before: Node, found: os.stat_result) -> bool:
+        """Return whether the times prove that nothing has been written since."""
+        return (
+            found.st_ctime_ns < self._settled_before
+            and before.mtime == gotext.time(found.st_mtime_ns)
+            and before.ctime == gotext.time(found.st_ctime_ns)
+        )
+
+    def has_content(self, before: Node) -> bool:
+        """Return whether every blob of an unchanged file is still in the repository."""
+        has = self._repository.has
+        return before.content is not None and all(has(BlobKind.DATA, bytes.fromhex(blob)) for blob in before.content)
+
+
+class Parent:
+    """The parent's listing of one directory; empty where it has none."""
+
+    __slots__ = ("_entries", "_repository")
+
+    def __init__(self, repository: Repository, subtree: str | None) -> None:
+        self._repository = repository
+        self._entries: Mapping[str, Node] = {}
+        if subtree is not None:
+            try:
+                self._entries = {entry.quoted: entry for entry in load_tree(repository, subtree)}
+            except Unreadable:
+                return  # its files are read again
+
+    def file(self, name: bytes) -> Node | None:
+        """Return the entry, if it was a file."""
+        entry = self._entries.get(gotext.quote(name))
+        return entry if entry is not None and entry.type == Kind.FILE else None
+
+    def below(self, name: bytes) -> Parent:
+        """Return the listing of a directory in this one."""
+        entry = self._entries.get(gotext.quote(name))
+        return Parent(self._repository, entry.subtree if entry is not None and entry.type == Kind.DIRECTORY else None)

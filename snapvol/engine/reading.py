@@ -1,0 +1,182 @@
+"""Looking into backups: their trees, their files, what volume they are of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from msgspec import Struct
+
+from snapvol.engine import gotext, manifest, node
+from snapvol.engine.manifest import VolumeMeta
+from snapvol.engine.node import Kind, Node
+from snapvol.engine.progress import shown
+from snapvol.errors import Damaged, NotFound, UsageError
+from snapvol.repository import BlobKind, Repository, SnapshotDocument
+
+TAG = "snapvol"
+INCOMPLETE = "incomplete"
+DEEPEST = 5000  # levels of directories; no filesystem that people use comes near
+_LARGEST_MANIFEST = 8 << 20
+
+# What a read raises where the repository answers, but what it was asked for is not there or not whole.
+Unreadable = (Damaged, NotFound)
+
+
+class Root(Struct, frozen=True, kw_only=True):
+    """Where the contents of a backup begin.
+
+    Attributes:
+        subtree: the hexadecimal id of the tree of the volume's root.
+        node: the root's own node; None in a backup that stock restic made.
+        meta: the volume; None in a backup that stock restic made.
+    """
+
+    subtree: str
+    node: Node | None = None
+    meta: VolumeMeta | None = None
+
+
+def load_tree(repository: Repository, tree: str) -> list[Node]:
+    """Return the entries of a directory.
+
+    Raises:
+        NotFound: no index names the tree.
+        Damaged: it is lost or altered, or is not a tree.
+    """
+    return node.decode_tree(repository.read(BlobKind.TREE, bytes.fromhex(tree)))
+
+
+def _top(repository: Repository, tree: str) -> dict[bytes, Node]:
+    return {entry.name: entry for entry in load_tree(repository, tree)}
+
+
+def _is_volume(top: dict[bytes, Node]) -> bool:
+    tree, file = top.get(manifest.TREE), top.get(manifest.FILE)
+    return tree is not None and tree.subtree is not None and file is not None and file.type == Kind.FILE
+
+
+def _meta(repository: Repository, file: Node) -> VolumeMeta:
+    if file.size > _LARGEST_MANIFEST:
+        raise Damaged(f"the backup's /snapvol.json has {file.size} bytes")
+    blobs = (repository.read(BlobKind.DATA, bytes.fromhex(blob)) for blob in file.content or ())
+    return manifest.decode(b"".join(blobs))
+
+
+def root(repository: Repository, document: SnapshotDocument) -> Root:
+    """Return where the volume's contents begin in a backup.
+
+    Raises:
+        NotFound: an object is missing.
+        Damaged: an object is damaged, or a backup with our tag is not laid out as ours are.
+    """
+    top = _top(repository, document.tree)
+    if TAG not in (document.tags or ()):
+        return Root(subtree=document.tree)
+    if not _is_volume(top):
+        raise Damaged("the backup is tagged 'snapvol' but has no /volume", "restore it with stock restic")
+    tree = top[manifest.TREE]
+    return Root(subtree=tree.subtree or "", node=tree, meta=_meta(repository, top[manifest.FILE]))
+
+
+def check_path(path: bytes) -> list[bytes]:
+    """Return the names of a path in a backup; a slash at either end is passed over.
+
+    Raises:
+        UsageError: it has ``.``, ``..``, an empty name or NUL.
+    """
+    stripped = path.strip(b"/")
+    names = stripped.split(b"/") if stripped else []
+    if any(not is_safe(name) for name in names):
+        raise UsageError(f"path '{shown(path)}' is not allowed", "write it as `snapvol files` shows it")
+    return names
+
+
+def is_safe(name: bytes) -> bool:
+    """Return whether a name is one that a directory can have; anything else is an attack, or damage."""
+    return name not in (b"", b".", b"..") and b"/" not in name and b"\0" not in name
+
+
+def find(repository: Repository, start: Root, path: bytes) -> list[Node]:
+    """Return the nodes from below the root to ``path``; none for the root itself.
+
+    Raises:
+        NotFound: the backup has no such path.
+        UsageError: it is not a path.
+        Damaged: a tree on the way is lost.
+    """
+    found: list[Node] = []
+    subtree: str | None = start.subtree
+    for name in check_path(path):
+        quoted = gotext.quote(name)
+        entries = load_tree(repository, subtree) if subtree is not None else []
+        entry = next((entry for entry in entries if entry.quoted == quoted or entry.name == name), None)
+        if entry is None:
+            raise NotFound(f"the backup has no '{shown(path)}'", "see what it has: snapvol files BACKUP")
+        found.append(entry)
+        subtree = entry.subtree if entry.type == Kind.DIRECTORY else None
+    return found
+
+
+def entries(
+    repository: Repository, snapshot_id: str, path: bytes = b"", *, recursive: bool = False
+) -> Iterator[tuple[bytes, Node]]:
+    """Yield what a directory of a backup holds, or a file itself, in the order of names.
+
+    Args:
+        repository: with its index loaded.
+        snapshot_id: the backup's id.
+        path: relative to the volume's root, or to the top of a backup that stock restic made.
+        recursive: go into directories.
+
+    Returns:
+        Pairs of the path and the node.
+
+    Raises:
+        NotFound: there is no such backup or path.
+        Damaged: a tree is lost.
+    """
+    _, document = repository.find_snapshot(snapshot_id)
+    start = root(repository, document)
+    found = find(repository, start, path)
+    base = b"/".join(check_path(path))
+    if found and found[-1].type != Kind.DIRECTORY:
+        yield base, found[-1]
+        return
+    subtree = found[-1].subtree if found else start.subtree
+    waiting = [iter(_listed(repository, base, subtree))]
+    while waiting:
+        if len(waiting) > DEEPEST:
+            raise Damaged(f"the backup's directories are nested more than {DEEPEST} deep")
+        for where, entry in waiting[-1]:
+            yield where, entry
+            if recursive and entry.type == Kind.DIRECTORY:
+                waiting.append(iter(_listed(repository, where, entry.subtree)))
+                break
+        else:
+            waiting.pop()
+
+
+def _listed(repository: Repository, base: bytes, subtree: str | None) -> list[tuple[bytes, Node]]:
+    listed = load_tree(repository, subtree) if subtree is not None else []
+    return [(base + b"/" + entry.name if base else entry.name, entry) for entry in listed]
+
+
+def cat(repository: Repository, snapshot_id: str, path: bytes) -> Iterator[bytes]:
+    """Yield the contents of a file in pieces.
+
+    Raises:
+        NotFound: there is no such backup or path.
+        UsageError: the path is not a file's.
+        Damaged: a piece is lost, or the file is not as long as it should be.
+    """
+    _, document = repository.find_snapshot(snapshot_id)
+    found = find(repository, root(repository, document), path)
+    if not found or found[-1].type != Kind.FILE:
+        raise UsageError(f"'{shown(path) or '/'}' is not a file", "list a directory: snapvol files BACKUP PATH")
+    length = 0
+    for blob in found[-1].content or ():
+        data = repository.read(BlobKind.DATA, bytes.fromhex(blob))
+        length += len(data)
+        yield data
+    if length != found[-1].size:
+        raise Damaged(f"'{shown(path)}' has {length} bytes in the backup instead of {found[-1].size}")
