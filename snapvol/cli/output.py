@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Generic, NamedTuple, TypeVar
 
@@ -172,3 +172,10 @@ def count(number: int, one: str, many: str = "") -> str:
     return f"{number} {one if number == 1 else many or one + 's'}"
 
 
+
+
+def fields(values: Mapping[str, str]) -> None:
+    """Print names and values, a line each, aligned."""
+    width = max(map(len, values), default=0)
+    for name, value in values.items():
+        print(printable(f"{name:{width}}  {value}"))

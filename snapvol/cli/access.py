@@ -1,0 +1,185 @@
+"""Which repository a command means, and opening it in this process, without a daemon."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from msgspec import Struct
+
+from snapvol.cli.session import Session
+from snapvol.errors import UsageError
+
+if TYPE_CHECKING:
+    from snapvol.repository import Repository
+    from snapvol.settings import RepositorySettings
+
+ADDRESSING = ["auto", "path", "virtual"]
+
+
+class Access(Struct, frozen=True, kw_only=True):
+    """What the flags say of a repository; None where they say nothing.
+
+    Attributes:
+        repository: a name from the settings, an S3 URL or a path.
+    """
+
+    repository: str | None = None
+    password_file: Path | None = None
+    endpoint: str | None = None
+    region: str | None = None
+    addressing: str | None = None
+    ca_file: Path | None = None
+    credentials_file: Path | None = None
+    profile: str | None = None
+
+    @property
+    def url(self) -> str | None:
+        """The repository's URL, where the flags give one and not a name."""
+        given = self.repository
+        if given is None or ("/" not in given and ":" not in given):
+            return None
+        if given.startswith("s3://"):
+            if not given.removeprefix("s3://").strip("/"):
+                raise UsageError(f"--repository {given!r} has no bucket", "write s3://BUCKET/PREFIX")
+            return given
+        if ":" in given.split("/")[0]:
+            raise UsageError(
+                f"--repository {given!r} is neither a path nor an S3 URL", "write /a/path or s3://BUCKET/PREFIX"
+            )
+        return os.path.abspath(given)
+
+    @property
+    def direct(self) -> bool:
+        """The flags describe a repository that the daemon may not know: it is opened in this process."""
+        return self.url is not None or any(value is not None for value in self._details().values())
+
+    @property
+    def name(self) -> str | None:
+        """The configured repository that is meant; None for the default one.
+
+        Raises:
+            UsageError: the flags describe another one, which the daemon cannot use.
+        """
+        if self.direct:
+            raise UsageError(
+                "the daemon uses configured repositories only",
+                "add it to the settings and name it: --repository NAME; or restore with --to DIRECTORY",
+            )
+        return self.repository
+
+    def resolve(self, session: Session) -> tuple[str, RepositorySettings]:
+        """Return what to call the repository, and how to reach it.
+
+        Raises:
+            SettingsError: no repository of that name is configured.
+            UsageError: the URL is none.
+        """
+        import msgspec
+
+        from snapvol.settings import RepositorySettings
+
+        given = {name: value for name, value in self._details().items() if value is not None}
+        if self.url is not None:
+            return self.url, RepositorySettings(url=self.url, **given)
+        name = self.repository or default_name(list(session.settings.repositories))
+        return name, msgspec.structs.replace(session.settings.repository(name), **given)
+
+    def _details(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.__struct_fields__ if name != "repository"}
+
+
+def default_name(names: list[str]) -> str:
+    """Return the repository that is meant where none is named: the only one, or the one called ``default``."""
+    from snapvol.settings import DEFAULT_REPOSITORY
+
+    if len(names) == 1:
+        return names[0]
+    if DEFAULT_REPOSITORY in names:
+        return DEFAULT_REPOSITORY
+    raise UsageError(f"there are {len(names)} repositories and none is called 'default'", "name one: --repository NAME")
+
+
+_FILE = click.Path(path_type=Path)
+_OPTIONS = (
+    click.option(
+        "--repository",
+        envvar="SNAPVOL_REPOSITORY",
+        metavar="NAME|URL",
+        help="A configured repository, s3://BUCKET/PREFIX, or a path. [env: SNAPVOL_REPOSITORY]",
+    ),
+    click.option(
+        "--password-file",
+        type=_FILE,
+        envvar="SNAPVOL_PASSWORD_FILE",
+        metavar="FILE",
+        help="Its first line is the password. Asked for without it. [env: SNAPVOL_PASSWORD_FILE]",
+    ),
+    click.option("--endpoint", metavar="URL", help="The S3 server; AWS without it."),
+    click.option("--region", metavar="NAME", help="The S3 region."),
+    click.option("--addressing", type=click.Choice(ADDRESSING), help="How the bucket enters the URL."),
+    click.option("--ca-file", type=_FILE, metavar="FILE", help="Certificates to trust instead of the system's."),
+    click.option("--credentials-file", type=_FILE, metavar="FILE", help="An AWS credentials file."),
+    click.option("--profile", metavar="NAME", help="The profile in it."),
+)
+
+
+def access_options(function: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that say which repository; the function gets them as ``access``."""
+
+    @functools.wraps(function)
+    def gathered(*arguments: Any, **keywords: Any) -> None:
+        access = Access(**{name: keywords.pop(name) for name in Access.__struct_fields__})
+        function(*arguments, access=access, **keywords)
+
+    for option in reversed(_OPTIONS):
+        gathered = option(gathered)
+    return gathered
+
+
+@contextmanager
+def opened(session: Session, access: Access) -> Iterator[Repository]:
+    """Open the repository that is meant, in this process.
+
+    Raises:
+        SettingsError: as `Access.resolve`, or its password file cannot be trusted.
+        WrongPassword: no key opens with the password.
+        NotFound: there is no repository.
+    """
+    name, settings = access.resolve(session)
+    with _open(name, settings) as repository:
+        yield repository
+
+
+def _open(name: str, settings: RepositorySettings) -> Repository:
+    if settings.password_file is not None:
+        from snapvol.service.repositories import open_repository
+
+        return open_repository(name, settings)
+    secret = prompted(f"Password of {name}: ", f"no password for {name}", "give it by --password-file FILE")
+    from snapvol.repository import Repository
+    from snapvol.stores import open_store
+
+    return Repository.open(open_store(settings), secret)
+
+
+def prompted(question: str, problem: str, hint: str) -> str:
+    """Ask for a password on the terminal; it is not shown.
+
+    Raises:
+        UsageError: nobody is there to ask, or nothing was typed.
+    """
+    if not sys.stdin.isatty():
+        raise UsageError(problem, hint)
+    from getpass import getpass
+
+    secret = getpass(question)
+    if not secret:
+        raise UsageError("the password is empty", "type it, or press Ctrl-C")
+    return secret

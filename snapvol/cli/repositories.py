@@ -1,0 +1,140 @@
+"""Repositories: make, check, unlock."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from snapvol.cli import output
+from snapvol.cli.access import Access, access_options, opened, prompted
+from snapvol.cli.command import Entry, Group, command
+from snapvol.cli.parameters import json_option
+from snapvol.cli.progress import Counter, display
+from snapvol.cli.session import Session, pass_session
+from snapvol.errors import Damaged, UsageError
+
+if TYPE_CHECKING:
+    from snapvol.settings import RepositorySettings
+
+
+@command(
+    "init",
+    "snapvol repo init                      # the repository of the settings",
+    "snapvol repo init --repository offsite",
+    "snapvol repo init --repository s3://backups/host1 --endpoint https://s3.example.com --password-file F",
+    exits="0 made, 2 wrong settings, 4 there is one already, 5 its storage does not answer.",
+)
+@access_options
+@pass_session
+def init(session: Session, access: Access) -> None:
+    """Make a repository and print its recovery key.
+
+    Where its password file does not exist, a password is made up and written there. The recovery key is a second
+    password, and it is shown this once: without a password that is kept away from this machine nobody can read the
+    backups when the machine is gone.
+    """
+    name, settings = access.resolve(session)
+    if access.url is None:
+        import msgspec
+
+        from snapvol.service.repositories import initialise
+
+        # What the flags add holds for this command only.
+        chosen = {**session.settings.repositories, name: settings}
+        made = initialise(msgspec.structs.replace(session.settings, repositories=chosen), name)
+        print(f"made repository {made.id[:8]} at {made.location}")
+        print(f"password: {'made up, ' if made.password_made else ''}in {made.password_file}")
+        _explain(made.recovery_key, "then say: snapvol repo key confirm")
+    else:
+        _create(name, settings)
+
+
+def _create(name: str, settings: RepositorySettings) -> None:
+    from snapvol.repository import Repository
+    from snapvol.service.repositories import password
+    from snapvol.stores import open_store
+
+    if settings.password_file is not None:
+        secret = password(name, settings)
+    else:
+        secret = prompted(f"New password for {name}: ", f"no password for {name}", "give it by --password-file FILE")
+        if prompted("Once more: ", "", "") != secret:
+            raise UsageError("the two passwords differ", "type the same one twice")
+    repository, recovery_key = Repository.create(open_store(settings), secret)
+    with repository:
+        print(f"made repository {repository.id[:8]} at {repository.store.location}")
+    _explain(recovery_key, "it is not shown again")
+
+
+def _explain(recovery_key: str, then: str) -> None:
+    print()
+    print(f"    recovery key: {recovery_key}")
+    print()
+    print("It opens the repository when this machine and its password file are lost. Store it in a password manager")
+    print(f"or on paper, away from this machine; {then}.")
+
+
+@command(
+    "check",
+    "snapvol repo check",
+    "snapvol repo check --read-data         # reads every byte: takes as long as a restore of everything",
+    exits="0 no damage, 1 damage, 3 no repository, 4 locked by another program, 5 its storage does not answer.",
+)
+@click.option("--read-data", is_flag=True, help="Read and check all contents, not only the structure.")
+@access_options
+@json_option
+@pass_session
+def check(session: Session, access: Access, read_data: bool, as_json: bool) -> None:
+    """Look for damage in a repository, and name the backups that it hits.
+
+    Every backup that is not named restores. Damage of which the live volumes still have the contents is mended by
+    backing them up again.
+    """
+    with opened(session, access) as repository, display() as shown:
+        report = repository.check(read_data, Counter("check", shown))
+        location = repository.store.location
+    if as_json:
+        output.print_json(report)
+    else:
+        for problem in report.problems:
+            hit = f" (in backups {', '.join(backup[:8] for backup in problem.snapshots_hit)})" if problem.snapshots_hit else ""
+            print(output.printable(f"{problem.object}: {problem.what}{hit}"))
+    if report.problems:
+        raise Damaged(
+            f"{location}: {output.count(len(report.problems), 'problem')} found",
+            "back the volumes up again, or bring the repository back from a copy",
+        )
+    if not as_json:
+        print(f"{location}: no damage found")
+
+
+@command("unlock", "snapvol repo unlock", "snapvol repo unlock --all")
+@click.option("--all", "everything", is_flag=True, help="The locks of living holders too: only where none is at work.")
+@access_options
+@pass_session
+def unlock(session: Session, access: Access, everything: bool) -> None:
+    """Remove locks whose holders are gone.
+
+    A lock that was not refreshed for half an hour, or whose process is dead, does not stop others anyway; this tidies
+    up. --all takes a lock from a backup that is running: it then fails.
+    """
+    with opened(session, access) as repository:
+        print(f"{output.count(repository.unlock(everything), 'lock')} removed")
+
+
+repo = Group(
+    "repo",
+    help="Make, check and unlock repositories, and manage their keys.\n\n"
+    "All of it works without a daemon. Repositories are in restic's format: 'restic prune' frees the space of\n"
+    "forgotten backups, 'restic stats' counts.",
+    examples=("snapvol repo init", "snapvol repo check", "snapvol repo key ls"),
+    sections={
+        "Commands": {
+            "init": Entry("repositories", "Make a repository and print its recovery key."),
+            "check": Entry("repositories", "Look for damage in a repository, and name the backups that it hits."),
+            "unlock": Entry("repositories", "Remove locks whose holders are gone."),
+            "key": Entry("keys", "Manage the passwords of a repository."),
+        }
+    },
+)
