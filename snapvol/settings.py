@@ -37,6 +37,7 @@ class DaemonSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         metrics: ``ADDRESS:PORT`` for Prometheus; empty for none.
         docker_socket: Docker's API, asked for volume labels; empty never asks.
         jobs: backups, restores and verifications that run at once; others wait.
+        log_level: debug, info, warning or error.
     """
 
     root: Path = ROOT
@@ -49,6 +50,7 @@ class DaemonSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     metrics: str = ""
     docker_socket: str = "/run/docker.sock"
     jobs: int = 2
+    log_level: str = "info"
 
 
 class PoolSettings(Struct, frozen=True, kw_only=True):

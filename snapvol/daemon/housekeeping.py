@@ -1,0 +1,66 @@
+"""What the daemon does by the clock. Never two runs of one task at once, and none of them in the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+
+from apscheduler.schedulers.asyncio import AsyncIOScheduler
+
+from snapvol.errors import SnapvolError
+from snapvol.service.service import Service
+
+log = logging.getLogger(__name__)
+POOLS_SECONDS = 10
+USERS_SECONDS = 30
+TRASH_SECONDS = 60
+USAGE_SECONDS = 600
+
+
+class Housekeeping:
+    """The timed tasks of one daemon."""
+
+    def __init__(self, service: Service) -> None:
+        self._tasks: dict[str, tuple[Callable[[], object], int]] = {
+            "pools": (service.refresh_pools, POOLS_SECONDS),
+            "users": (service.refresh_users, USERS_SECONDS),
+            "trash": (service.expire_trash, TRASH_SECONDS),
+            "usage": (service.refresh_usage, USAGE_SECONDS),
+        }
+        self._threads = ThreadPoolExecutor(len(self._tasks), thread_name_prefix="housekeeping")
+        self._failed: dict[str, str] = {}
+        self._scheduler = AsyncIOScheduler(
+            timezone=UTC,
+            # A run that was missed, by a suspended machine for example, is made up for once, however often it was due.
+            job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
+        )
+
+    def start(self) -> None:
+        """Begin; each task's first run is soon."""
+        soon = datetime.now(UTC) + timedelta(seconds=1)
+        for name, (_, seconds) in self._tasks.items():
+            self._scheduler.add_job(self._run, "interval", (name,), seconds=seconds, id=name, next_run_time=soon)
+        self._scheduler.start()
+
+    async def _run(self, name: str) -> None:
+        """Run a task; say that it fails when it begins to, not at every tick."""
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._threads, self._tasks[name][0])
+        except Exception as error:
+            said = str(error) if isinstance(error, SnapvolError) else f"{type(error).__name__}: {error}"
+            if self._failed.get(name) != said:
+                traced = None if isinstance(error, SnapvolError) else error
+                log.error("housekeeping of %s fails: %s", name, said, exc_info=traced)
+            self._failed[name] = said
+        else:
+            if self._failed.pop(name, None):
+                log.info("housekeeping of %s works again", name)
+
+    def stop(self) -> None:
+        """Begin nothing more; what runs goes on in its thread."""
+        if self._scheduler.running:
+            self._scheduler.shutdown(wait=False)
+        self._threads.shutdown(wait=False, cancel_futures=True)
