@@ -26,6 +26,9 @@ LONGEST_LINE = 16 * 1024 * 1024
 class Worker:
     """A worker process from its start to its end. `cancel` may be called from any thread.
 
+    Attributes:
+        late: it took longer than it may.
+
     Args:
         what: the work.
         heard: called, in the thread that runs `result`, with each message but the last.
@@ -45,6 +48,7 @@ class Worker:
         self._heard = heard
         self._tick = tick
         self._seconds = seconds
+        self.late = False
         self._lock = threading.Lock()
         self._child: shell.Child | None = None
         self._asked: float | None = None
@@ -70,13 +74,13 @@ class Worker:
         """
         child = self._started()
         try:
-            timed_out = self._listen(child)
+            self._listen(child)
             code = child.wait(GRACE)
         finally:
             with self._lock:
                 self._child = None
             child.close()
-        return self._outcome(code, timed_out)
+        return self._outcome(code)
 
     def _started(self) -> shell.Child:
         request = work.encode(work.Request(parent=os.getpid(), work=self._what))
@@ -86,10 +90,8 @@ class Worker:
             self._child = shell.spawn("snapvol.worker", request)
             return self._child
 
-    def _listen(self, child: shell.Child) -> bool:
-        """Read both outputs to their ends; True where the worker took too long."""
+    def _listen(self, child: shell.Child) -> None:
         end = None if self._seconds is None else time.monotonic() + self._seconds
-        timed_out = False
         lines = {child.stdout: _Lines(), child.stderr: _Lines()}
         with selectors.DefaultSelector() as selector:
             for pipe in lines:
@@ -104,11 +106,10 @@ class Worker:
                 if self._tick is not None:
                     self._tick()
                 if end is not None and time.monotonic() > end:
-                    timed_out = True
+                    self.late = True
                     child.signal(signal.SIGKILL)
                 if self._asked is not None and time.monotonic() > self._asked + GRACE:
                     child.signal(signal.SIGKILL)
-        return timed_out
 
     def _take(self, line: bytes, stderr: bool) -> None:
         if stderr:
@@ -125,14 +126,14 @@ class Worker:
         elif isinstance(message, work.Said):
             log.debug("worker: %s", message.line)
 
-    def _outcome(self, code: int | None, timed_out: bool) -> dict[str, Any]:
+    def _outcome(self, code: int | None) -> dict[str, Any]:
         if isinstance(self._last, work.Finished):
             return self._last.result
         if self._asked is not None:
             raise Cancelled("it was cancelled")
         if isinstance(self._last, work.Failed):
             raise by_kind(self._last.kind)(self._last.message, self._last.hint)
-        if timed_out:
+        if self.late:
             raise StorageFailed(f"no answer within {self._seconds:.0f} s", "see whether the repository answers")
         raise SnapvolError(f"the worker process {_ending(code)}", "see its log: snapvol job show ID")
 
