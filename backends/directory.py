@@ -14,13 +14,12 @@ from msgspec import Struct
 
 from snapvol import shell
 from snapvol.backend import Features
-from snapvol.backends.durable import sync_directory
 from snapvol.backends.measure import measure, short_path
 from snapvol.backends.place import Place, absolute, read_settings
 from snapvol.backends.removal import remove_tree
 from snapvol.backends.trees import Trees
-from snapvol.errors import StorageFailed, ToolFailed, UnknownOption, Unsupported
-from snapvol.model import Usage, Volume, new_id
+from snapvol.errors import StorageFailed, ToolFailed, Unsupported
+from snapvol.model import Usage, new_id
 from snapvol.mountinfo import locate
 
 _FICLONE = 0x40049409
@@ -90,11 +89,6 @@ class Directory(Trees):
             reason="; ".join(reasons),
         )
 
-    def _check_options(self, volume: Volume) -> None:
-        for key in volume.options:
-            if key.startswith("btrfs."):
-                raise UnknownOption(f"volume '{volume.name}': '{key}' is not for a directory pool")
-
     def _make_root(self, root: Path) -> None:
         os.mkdir(root, 0o755)
 
@@ -130,9 +124,6 @@ class Directory(Trees):
             reflink = "--reflink=always" if self._reflinks else "--reflink=never"
             shell.run("cp", "-dRx", _PRESERVE, reflink, "--", f"{old}/.", f"{new}/")
 
-    def _apply_options(self, root: Path, volume: Volume) -> None:
-        pass
-
     def _limit(self, root: Path) -> int | None:
         return None
 
@@ -157,17 +148,16 @@ def _shares_blocks(directory: Path) -> bool:
     old, new = directory / new_id(), directory / new_id()
     try:
         with old.open("x+b") as source, new.open("xb") as target:
-            source.write(bytes(4096))
-            source.flush()
-            try:
-                fcntl.ioctl(target.fileno(), _FICLONE, source.fileno())
-            except OSError as error:
-                if error.errno in _NO_REFLINK:
-                    return False
-                raise
-            return True
+            with suppress(OSError):
+                source.write(bytes(4096))
+                source.flush()
+            # On a full disk the file is empty, which the kernel's file systems refuse or allow just the same.
+            fcntl.ioctl(target.fileno(), _FICLONE, source.fileno())
+    except OSError as error:
+        if error.errno in _NO_REFLINK:
+            return False
+        raise
     finally:
         for path in (old, new):
-            with suppress(FileNotFoundError):
-                path.unlink()
-        sync_directory(directory)
+            path.unlink(missing_ok=True)
+    return True

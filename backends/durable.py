@@ -71,6 +71,15 @@ def read(path: Path, kind: type[Record]) -> Record:
         raise Unreadable(f"{path.name} is not understood: {error}") from error
 
 
+def exists(path: Path) -> bool:
+    """Return whether there is anything at ``path``. Unlike `os.path.lexists`, takes no other error for absence."""
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        return False
+    return True
+
+
 def sync_directory(path: Path) -> None:
     """See the names in ``path`` on the storage."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from snapvol.backends.durable import Unreadable
 from snapvol.errors import NoSpace, PoolUnavailable, StorageFailed, ToolFailed
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -27,6 +28,8 @@ def explained(what: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise _translated(what, error) from error
+    except Unreadable as error:
+        raise StorageFailed(f"{what}: {error}") from error
     except NoSpace as error:
         raise NoSpace(f"{what}: {error.message}", error.hint) from error
     except ToolFailed as error:

@@ -57,7 +57,7 @@ class Group:
         except OSError:
             # Back first, then the promise: a kill in between still ends with all of them published.
             for made, published in pairs:
-                if not os.path.lexists(made):
+                if not durable.exists(made):
                     durable.move(published, made)
             with suppress(FileNotFoundError):
                 os.unlink(record)
@@ -81,8 +81,8 @@ def finish_groups(place: Place, live: Callable[[], Mapping[str, Path]]) -> None:
         volumes = live()
         for volume_id in promise.volume_ids:
             made = record.parent / volume_id
-            if os.path.lexists(made) and volume_id in volumes:
+            if durable.exists(made) and volume_id in volumes:
                 target = Place.snapshot(volumes[volume_id], promise.name)
-                if not os.path.lexists(target):
+                if not durable.exists(target):
                     durable.move(made, target)
         os.unlink(record)

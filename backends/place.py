@@ -121,7 +121,7 @@ class Place:
             PoolUnavailable: it is not there, is another one, is somebody else's directory, or cannot be written.
         """
         with explained(f"pool '{self.pool}' cannot be opened"):
-            if not os.path.lexists(self.root):
+            if not durable.exists(self.root):
                 self._refuse_expected(expected, "does not exist")
                 self._make_root()
             marker = self._marker()

@@ -32,6 +32,14 @@ def is_directory(path: Path) -> bool:
         return False
 
 
+def entries(directory: Path) -> list[Path]:
+    """Return what ``directory`` holds, sorted; nothing where there is none."""
+    try:
+        return sorted(directory / name for name in os.listdir(directory))
+    except FileNotFoundError:
+        return []
+
+
 def describes(volume: Volume, directory: Path, *, trash: bool) -> bool:
     """Return whether ``volume`` is the sidecar of a volume that lies at ``directory``."""
     if trash:
@@ -45,18 +53,20 @@ def read_volume(directory: Path, pool: str, *, trash: bool) -> Volume | Damage |
     def damage(reason: str) -> Damage:
         return Damage(name=directory.name, reason=reason, pool=pool, path=directory)
 
+    if not is_directory(directory):
+        return None
     try:
         moved = durable.read(directory / NEXT, Volume)
         if describes(moved, directory, trash=trash):
             return msgspec.structs.replace(moved, pool=pool)
-    except (FileNotFoundError, NotADirectoryError, durable.Unreadable):
+    except (FileNotFoundError, durable.Unreadable):
         pass  # no move, or one that did not come to pass: the sidecar counts
     try:
         volume = durable.read(directory / SIDECAR, Volume)
     except FileNotFoundError:
         return None
     except durable.Unreadable as error:
-        return damage(str(error)) if is_directory(directory) else None
+        return damage(str(error))
     if volume.created.tzinfo is None:
         return damage(f"{SIDECAR} has a time without a zone")
     if not describes(volume, directory, trash=trash):
@@ -77,12 +87,14 @@ def read_snapshot(directory: Path, volume: Volume) -> Snapshot | Damage | None:
     def damage(reason: str) -> Damage:
         return Damage(name=f"{volume.name}@{directory.name}", reason=reason, pool=volume.pool, path=directory)
 
+    if not is_directory(directory):
+        return None
     try:
         snapshot = durable.read(directory / SNAPSHOT, Snapshot)
     except FileNotFoundError:
         return None
     except durable.Unreadable as error:
-        return damage(str(error)) if is_directory(directory) else None
+        return damage(str(error))
     if snapshot.created.tzinfo is None:
         return damage(f"{SNAPSHOT} has a time without a zone")
     if snapshot.name != directory.name or snapshot.volume_id != volume.id:
@@ -135,14 +147,17 @@ def settle(directory: Path, *, trash: bool) -> list[Path]:
     Returns:
         The trees in it that are not needed any more.
     """
-    if not os.path.lexists(directory / SIDECAR) and not os.path.lexists(directory / NEXT):
+    if not is_directory(directory):
+        return []
+    if not durable.exists(directory / SIDECAR) and not durable.exists(directory / NEXT):
         return []  # not ours
     _settle_move(directory, trash=trash)
     data, old, staged = directory / DATA, directory / OLD, directory / STAGED
     if not is_directory(data) and is_directory(old):
         durable.move(old, data)
-    for record in [directory / SIDECAR, directory / NEXT, *directory.glob(f"snapshots/*/{SNAPSHOT}")]:
-        with suppress(FileNotFoundError):
+    snapshots = [entry / SNAPSHOT for entry in entries(directory / "snapshots")]
+    for record in [directory / SIDECAR, directory / NEXT, *snapshots]:
+        with suppress(FileNotFoundError, NotADirectoryError):
             os.unlink(record.with_name(record.name + durable.FRESH))
     if not is_directory(data):
         return []  # damaged in a way we did not do: touch nothing

@@ -120,7 +120,7 @@ class Backend(ABC):
     def open(self, *, expected: str | None = None) -> str:
         """Make the pool ready: create what it needs on first use, finish or undo what a kill interrupted.
 
-        Only one process has a pool open: the daemon. Safe to call again. Workers beside it construct the backend
+        Only one process has a pool open: the daemon. Safe to call again while no other call is under way. Workers beside it construct the backend
         without opening it, and may then call what only reads: `volumes`, `trashed`, `snapshots`, `mountpoint`,
         `open_snapshot`, `changes`.
 
