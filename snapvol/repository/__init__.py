@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from snapvol.repository.findings import CheckReport, Problem
 from snapvol.repository.ids import BlobKind
 from snapvol.repository.keys import KeyInfo
 from snapvol.repository.locks import Lock
@@ -9,4 +10,4 @@ from snapvol.repository.repository import Repository
 from snapvol.repository.snapshots import SnapshotDocument
 from snapvol.repository.writer import Tuning
 
-__all__ = ["BlobKind", "KeyInfo", "Lock", "Repository", "SnapshotDocument", "Tuning"]
+__all__ = ["BlobKind", "CheckReport", "KeyInfo", "Lock", "Problem", "Repository", "SnapshotDocument", "Tuning"]

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from struct import Struct as Layout
 from typing import NamedTuple
 
 from msgspec import Struct
 
-from snapvol.errors import Damaged
+from snapvol.errors import Damaged, NotFound
+from snapvol.repository import unpacked
 from snapvol.repository.ids import BlobKind, parse_id
-from snapvol.repository.packs import MOST_BLOBS, PackedBlob
-from snapvol.repository.sealing import OVERHEAD
+from snapvol.repository.packs import MOST_BLOBS, SMALLEST, PackedBlob, entry_size, is_sensible
+from snapvol.repository.parallel import mapped
+from snapvol.repository.sealing import OVERHEAD, MasterKey
+from snapvol.stores.base import Store
 
 MOST_IN_FILE = MOST_BLOBS + 8192  # blobs per index file: at 165 bytes of JSON each, below the format's 8 MiB
-LARGEST_DATA = 32 << 20  # plain bytes; stock clients make at most 8 MiB
-LARGEST_TREE = 256 << 20  # a directory of a million names
+_AHEAD = 4  # index files that are fetched and decompressed while one is entered
 
 _RECORD = Layout("<32sIIII")  # id, number of the pack, offset, stored length, plain length (0: uncompressed)
-_TOO_LARGE = 1 << 32
 
 
 class Location(NamedTuple):
@@ -83,18 +84,40 @@ def packs_of(file: IndexFile, what: str) -> Iterator[tuple[bytes, list[PackedBlo
     for pack in file.packs or ():
         blobs = []
         for blob in pack.blobs:
-            limit = LARGEST_TREE if blob.type is BlobKind.TREE else LARGEST_DATA
-            sensible = (
-                0 <= blob.offset < _TOO_LARGE
-                and OVERHEAD <= blob.length <= limit + (limit >> 6) + OVERHEAD
-                and 0 <= blob.uncompressed_length <= limit
-            )
-            if not sensible:
-                raise Damaged(f"{what} gives blob {blob.id[:64]!r} a size or place that no blob has")
-            blobs.append(
-                PackedBlob(parse_id(blob.id, what), blob.type, blob.offset, blob.length, blob.uncompressed_length)
-            )
+            packed = PackedBlob(parse_id(blob.id, what), blob.type, blob.offset, blob.length, blob.uncompressed_length)
+            if not is_sensible(packed):
+                raise Damaged(f"{what} gives blob {blob.id[:12]} a size or place that no blob has")
+            blobs.append(packed)
         yield parse_id(pack.id, what), blobs
+
+
+def index_files(
+    store: Store, key: MasterKey, names: Sequence[str]
+) -> Iterator[tuple[str, list[tuple[bytes, list[PackedBlob]]] | Damaged]]:
+    """Yield each named index's packs, or what is wrong with it.
+
+    One that was deleted since it was listed yields nothing. One that another supersedes counts all the same, as with
+    stock clients: a blob that is named twice is read from whichever copy is there.
+    """
+
+    def text(name: str) -> bytes | Damaged | None:
+        try:
+            return unpacked.read_text(store, key, name)
+        except Damaged as error:
+            return error
+        except NotFound:
+            return None
+
+    for name, found in zip(names, mapped(text, names, _AHEAD), strict=True):
+        if isinstance(found, Damaged):
+            yield name, found
+        elif found is not None:
+            what = f"{name} in {store.location}"
+            try:
+                file = unpacked.decode(found, IndexFile, what)
+                yield name, list(packs_of(file, what))
+            except Damaged as error:
+                yield name, error
 
 
 class BlobIndex:
@@ -109,6 +132,7 @@ class BlobIndex:
         self._numbers: dict[bytes, int] = {}
         self._buckets: dict[BlobKind, dict[bytes, bytearray]] = {kind: {} for kind in BlobKind}
         self._count = 0
+        self._missing: set[int] = set()
 
     def __len__(self) -> int:
         return self._count
@@ -132,13 +156,23 @@ class BlobIndex:
                 continue
             self._count += 1
 
+    def miss(self, present: Container[bytes]) -> int:
+        """Learn which packs are there; what only others hold is to be uploaded again. Return how many are missing."""
+        self._missing = {number for number, pack in enumerate(self._packs) if pack not in present}
+        return len(self._missing)
+
     def pack_number(self, kind: BlobKind, blob: bytes) -> int:
-        """Return the number of the first pack that holds ``blob``, or -1."""
+        """Return the number of a pack that holds ``blob`` and is not known to be missing, or -1."""
         bucket = self._buckets[kind].get(blob[:2])
         if bucket is None:
             return -1
         at = _find(bucket, blob, 0)
-        return -1 if at < 0 else int.from_bytes(bucket[at + 32 : at + 36], "little")
+        while at >= 0:
+            number = int.from_bytes(bucket[at + 32 : at + 36], "little")
+            if number not in self._missing:
+                return number
+            at = _find(bucket, blob, at + _RECORD.size)
+        return -1
 
     def number(self, pack: bytes) -> int:
         """Return the number of a pack that is listed."""
@@ -165,12 +199,27 @@ class BlobIndex:
         """Return the ids of all packs."""
         return list(self._packs)
 
-    def blobs(self) -> Iterator[tuple[bytes, PackedBlob]]:
-        """Yield every pack's id with each of its blobs, in no order."""
-        for kind, buckets in self._buckets.items():
+    def blobs_of(self, pack: bytes) -> list[PackedBlob]:
+        """Return the blobs of one pack; this looks at all of them."""
+        wanted = self._numbers[pack]
+        return [
+            PackedBlob(blob, kind, offset, length, plain)
+            for kind, buckets in self._buckets.items()
+            for bucket in list(buckets.values())
+            for blob, number, offset, length, plain in _RECORD.iter_unpack(bytes(bucket))
+            if number == wanted
+        ]
+
+    def expected(self) -> list[tuple[bytes, int, int]]:
+        """Return every pack's id with the bytes that its blobs and header take, and the number of its blobs."""
+        sizes = [SMALLEST] * len(self._packs)
+        counts = [0] * len(self._packs)
+        for buckets in self._buckets.values():
             for bucket in list(buckets.values()):
-                for blob, number, offset, length, plain in _RECORD.iter_unpack(bytes(bucket)):
-                    yield self._packs[number], PackedBlob(blob, kind, offset, length, plain)
+                for _, number, _, length, plain in _RECORD.iter_unpack(bytes(bucket)):
+                    sizes[number] += length + entry_size(plain)
+                    counts[number] += 1
+        return list(zip(self._packs, sizes, counts, strict=True))
 
 
 def _find(bucket: bytearray, start: bytes, at: int) -> int:

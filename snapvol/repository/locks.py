@@ -240,6 +240,12 @@ def remove(store: Store, key: MasterKey, *, everything: bool = False, clocks: Cl
     return len(names)
 
 
+def shared(store: Store, key: MasterKey, own: str, clocks: Clocks | None = None) -> bool:
+    """Say whether anybody else may hold a lock."""
+    clocks = clocks or SystemClocks()
+    return any(name != own and (lock is None or not is_stale(lock, clocks)) for name, lock in others(store, key))
+
+
 def _refuse(store: Store, key: MasterKey, exclusive: bool, clocks: Clocks, own: str) -> None:
     for name, lock in others(store, key):
         if name == own:

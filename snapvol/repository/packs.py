@@ -15,10 +15,13 @@ from snapvol.stores.base import Buffer
 TARGET = 32 << 20  # bytes; stock restic takes 4 to 128 MiB
 MOST_BLOBS = 32_768  # keeps a pack's part of an index well below the 8 MiB that an index may have
 LARGEST_HEADER = 64 << 20
+LARGEST_DATA = 32 << 20  # plain bytes; stock clients make at most 8 MiB
+LARGEST_TREE = 256 << 20  # a directory of a million names
 
 _PLAIN = Layout("<BI32s")
 _COMPRESSED = Layout("<BII32s")
 _LENGTH = Layout("<I")
+SMALLEST = OVERHEAD + _LENGTH.size  # bytes of a pack without blobs
 _TYPES = {0: BlobKind.DATA, 1: BlobKind.TREE, 2: BlobKind.DATA, 3: BlobKind.TREE}
 
 
@@ -43,6 +46,18 @@ class PackedBlob(Struct, frozen=True, gc=False):
     def plain_length(self) -> int:
         """Bytes of the blob itself."""
         return self.plain or self.length - OVERHEAD
+
+
+def largest(kind: BlobKind) -> int:
+    """Return how many plain bytes a blob of ``kind`` may have: what reading one may take of memory."""
+    return LARGEST_TREE if kind is BlobKind.TREE else LARGEST_DATA
+
+
+def is_sensible(blob: PackedBlob) -> bool:
+    """Say whether there can be such a blob: what others wrote must not make us ask for absurd amounts of memory."""
+    limit = largest(blob.kind)
+    stored = OVERHEAD <= blob.length <= limit + (limit >> 6) + OVERHEAD  # zstd makes what it cannot compress larger
+    return stored and 0 <= blob.plain <= limit and 0 <= blob.offset < 1 << 32
 
 
 class Packer:
@@ -77,9 +92,9 @@ def _header_entry(blob: PackedBlob) -> bytes:
     return _PLAIN.pack(1 if tree else 0, blob.length, blob.id)
 
 
-def header_size(blobs: list[PackedBlob]) -> int:
-    """Return the bytes that a pack of these blobs has after them."""
-    return sum(_COMPRESSED.size if blob.plain else _PLAIN.size for blob in blobs) + OVERHEAD + _LENGTH.size
+def entry_size(plain: int) -> int:
+    """Return the bytes of a blob's entry in the header; ``plain`` as in `PackedBlob`."""
+    return _COMPRESSED.size if plain else _PLAIN.size
 
 
 def header_length(tail: Buffer, pack_size: int, what: str) -> int:
@@ -115,7 +130,10 @@ def parse_header(plain: bytes, body: int, what: str) -> list[PackedBlob]:
         if kind is None or at + layout.size > len(plain):
             raise Damaged(f"{what} has a header that cannot be read at byte {at}")
         _, length, *sizes, blob = layout.unpack_from(plain, at)
-        blobs.append(PackedBlob(blob, kind, offset, length, sizes[0] if sizes else 0))
+        packed = PackedBlob(blob, kind, offset, length, sizes[0] if sizes else 0)
+        if not is_sensible(packed):
+            raise Damaged(f"{what} has a header with a size that no blob has")
+        blobs.append(packed)
         at += layout.size
         offset += length
     if offset != body:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections import deque
+import threading
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from hashlib import sha256
 
 from snapvol.errors import Damaged, NotFound, SnapvolError
 from snapvol.repository.compression import decompress
 from snapvol.repository.ids import BlobKind, pack_name
 from snapvol.repository.index import BlobIndex, Location
+from snapvol.repository.parallel import mapped
 from snapvol.repository.sealing import MasterKey
 from snapvol.stores.base import Buffer, Store
 
 IN_FLIGHT = 8
 GAP = 256 << 10  # unwanted bytes that cost less to fetch than another request
+WINDOW = 512 << 10  # bytes before a tree that are fetched with it
+WINDOWS = 16  # kept
 LARGEST_RUN = 8 << 20  # bytes of a read, and of the blobs in it: 8 in flight take 128 MiB at most
 
 Loss = Callable[[bytes, SnapvolError], None]
@@ -29,6 +32,7 @@ class Reader:
         self._store = store
         self._key = key
         self._index = index
+        self._trees = _Windows(store)
 
     def locate(self, kind: BlobKind, blob: bytes) -> Location:
         """Return the first place where ``blob`` lies.
@@ -54,7 +58,7 @@ class Reader:
         failure: Damaged | None = None
         for place in self._index.find(kind, blob):
             try:
-                stored = self._store.get(pack_name(place.pack), place.offset, place.length)
+                stored = self._trees.get(place) if kind is BlobKind.TREE else self._get(place)
                 return self.open(kind, blob, place, stored)
             except NotFound:
                 failure = failure or Damaged(
@@ -62,6 +66,7 @@ class Reader:
                     "find out what is hit: snapvol repo check",
                 )
             except Damaged as error:
+                self._trees.forget(place)
                 failure = failure or error
         assert failure is not None
         raise failure
@@ -88,19 +93,17 @@ class Reader:
             blobs: which.
             lost: told of each blob that cannot be read, and why; without it the first such blob ends the reading.
         """
-        runs = iter(self._runs(kind, blobs, lost))
-        with ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="snapvol-read") as pool:
-            waiting: deque[Future[list[tuple[bytes, bytes | SnapvolError]]]] = deque()
-            try:
-                for run in runs:
-                    waiting.append(pool.submit(self._read_run, kind, run))
-                    if len(waiting) >= IN_FLIGHT:
-                        yield from _delivered(waiting.popleft().result(), lost)
-                while waiting:
-                    yield from _delivered(waiting.popleft().result(), lost)
-            finally:
-                for future in waiting:
-                    future.cancel()
+        for results in mapped(lambda run: self._read_run(kind, run), self._runs(kind, blobs, lost), IN_FLIGHT):
+            for blob, content in results:
+                if isinstance(content, bytes):
+                    yield blob, content
+                elif lost is None:
+                    raise content
+                else:
+                    lost(blob, content)
+
+    def _get(self, place: Location) -> bytes:
+        return self._store.get(pack_name(place.pack), place.offset, place.length)
 
     def _runs(self, kind: BlobKind, blobs: Iterable[bytes], lost: Loss | None) -> Iterator[_Run]:
         packs: dict[bytes, dict[bytes, Location]] = {}
@@ -157,11 +160,31 @@ def _runs_of(items: _Run) -> Iterator[_Run]:
         yield run
 
 
-def _delivered(results: list[tuple[bytes, bytes | SnapvolError]], lost: Loss | None) -> Iterator[tuple[bytes, bytes]]:
-    for blob, content in results:
-        if isinstance(content, bytes):
-            yield blob, content
-        elif lost is None:
-            raise content
-        else:
-            lost(blob, content)
+class _Windows:
+    """Pieces of tree packs, kept for the next reads: directories are written after those in them, and read before."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._mutex = threading.Lock()
+        self._kept: OrderedDict[tuple[bytes, int], bytes] = OrderedDict()  # (pack, first byte) → bytes
+
+    def get(self, place: Location) -> Buffer:
+        with self._mutex:
+            for (pack, start), window in reversed(self._kept.items()):
+                at = place.offset - start
+                if pack == place.pack and at >= 0 and at + place.length <= len(window):
+                    self._kept.move_to_end((pack, start))
+                    return memoryview(window)[at : at + place.length]
+        start = max(0, place.offset - WINDOW)
+        window = self._store.get(pack_name(place.pack), start, place.offset + place.length - start)
+        with self._mutex:
+            self._kept[place.pack, start] = window
+            while len(self._kept) > WINDOWS or sum(map(len, self._kept.values())) > 2 * WINDOWS * WINDOW:
+                self._kept.popitem(last=False)
+        return memoryview(window)[place.offset - start :]
+
+    def forget(self, place: Location) -> None:
+        """Drop what is kept of a pack, so that the next read fetches it anew."""
+        with self._mutex:
+            for key in [key for key in self._kept if key[0] == place.pack]:
+                del self._kept[key]

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from types import TracebackType
 
 from snapvol.errors import AlreadyExists, Damaged, NotFound, RepositoryUnreachable, UsageError
 from snapvol.repository import config, keys, locks, unpacked
+from snapvol.repository.check import check
+from snapvol.repository.findings import CheckProgress, CheckReport
 from snapvol.repository.ids import BlobKind
-from snapvol.repository.index import BlobIndex, IndexFile, Location, packs_of
+from snapvol.repository.index import BlobIndex, Location, index_files
 from snapvol.repository.locks import Lock
+from snapvol.repository.parallel import mapped
 from snapvol.repository.reader import IN_FLIGHT, Loss, Reader
 from snapvol.repository.sealing import MasterKey
 from snapvol.repository.snapshots import SnapshotDocument
+from snapvol.repository.strays import taken_in
 from snapvol.repository.writer import Tuning, Writer
 from snapvol.stores.base import CONFIG, Entry, Store
 
@@ -29,6 +32,7 @@ class Repository:
         store: where it lies.
         id: its identity, in hexadecimal.
         key_id: the key file by which it was opened.
+        damaged_indexes: after `load_index`: the names of those that cannot be read, and why.
         damaged_snapshots: after `snapshots`: the ids of those that cannot be read, and why.
     """
 
@@ -36,11 +40,13 @@ class Repository:
         self.store = store
         self.id = settings.id
         self.key_id = key_id
+        self.damaged_indexes: list[tuple[str, Damaged]] = []
         self.damaged_snapshots: list[tuple[str, Damaged]] = []
         self._key = key
         self._index = BlobIndex()
         self._reader = Reader(store, key, self._index)
         self._writer = Writer(store, key, self._index, tuning)
+        self._lock: Lock | None = None
         self._documents: dict[str, SnapshotDocument] = {}
 
     @staticmethod
@@ -111,15 +117,25 @@ class Repository:
     def load_index(self) -> None:
         """Read all indexes, so that blobs can be found; list snapshots before, so that all theirs are.
 
-        Raises:
-            Damaged: one cannot be read.
+        An index that cannot be read is left out and stands in `damaged_indexes`: the rest can be restored. Under a
+        lock, blobs in packs that are gone are no longer `has`, so that they are uploaded again; and where nobody shares
+        the lock, packs that no index names are taken in: a killed run left them.
         """
-        names = [entry.name for entry in self._listed("index/")]
-        with ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="snapvol-index") as pool:
-            files = pool.map(lambda name: unpacked.read(self.store, self._key, name, IndexFile), names)
-            for name, file in zip(names, files, strict=True):
-                for pack, blobs in packs_of(file, name):
-                    self._index.add(pack, blobs)
+        packs, alone = self._present_packs()
+        self.damaged_indexes = []
+        for name, found in index_files(self.store, self._key, [entry.name for entry in self._listed("index/")]):
+            if isinstance(found, Damaged):
+                log.warning("an index is left out: %s", found)
+                self.damaged_indexes.append((name, found))
+                continue
+            for pack, blobs in found:
+                self._index.add(pack, blobs)
+        if alone:
+            unknown = [(pack, size) for pack, size in packs.items() if not self._index.knows_pack(pack)]
+            self._writer.take_in(taken_in(self.store, self._key, unknown))
+        if self._lock is not None and (missing := self._index.miss(packs)):
+            log.warning("%d packs that indexes name are not in %s", missing, self.store.location)
+        self._writer.check_all = self._writer.check_all or len(self._index) > 0
 
     def has(self, kind: BlobKind, blob: bytes) -> bool:
         """Say whether a blob is there, or on its way; `recheck` then looks for its pack."""
@@ -203,10 +219,8 @@ class Repository:
         """
         self.damaged_snapshots = []
         names = [entry.name.removeprefix("snapshots/") for entry in self._listed("snapshots/")]
-        with ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="snapvol-snapshots") as pool:
-            found = list(zip(names, pool.map(self._snapshot, names), strict=True))
         documents = []
-        for name, document in found:
+        for name, document in zip(names, mapped(self._snapshot, names, IN_FLIGHT), strict=True):
             if isinstance(document, Damaged):
                 self.damaged_snapshots.append((name, document))
             elif document is not None:
@@ -251,11 +265,27 @@ class Repository:
     @contextmanager
     def _held(self, exclusive: bool, wait: float) -> Iterator[Lock]:
         with locks.held(self.store, self._key, exclusive=exclusive, wait=wait) as lock:
-            yield lock
+            self._lock = lock
+            try:
+                yield lock
+            finally:
+                self._lock = None
 
     def unlock(self, remove_all: bool = False) -> int:
         """Remove stale locks, or all of them; return how many."""
         return locks.remove(self.store, self._key, everything=remove_all)
+
+    def check(self, read_data: bool = False, progress: CheckProgress | None = None) -> CheckReport:
+        """Find everything that is wrong, and which backups and files it hits; nothing is changed.
+
+        Args:
+            read_data: whether to read every pack, not only the indexes, snapshots and trees.
+            progress: told what is done; what it raises ends the check.
+
+        Raises:
+            RepositoryUnreachable: the repository could not be read to its end.
+        """
+        return check(self.store, self._key, read_data, progress)
 
     def add_key(self, password: str, *, cost: keys.Cost | None = None) -> str:
         """Let another password open the repository; return its key's id.
@@ -289,6 +319,17 @@ class Repository:
                     f"the repository at {self.store.location} is gone", "is its disk mounted?"
                 ) from None
         return found
+
+    def _present_packs(self) -> tuple[dict[bytes, int], bool]:
+        """Return, under a lock, ids and sizes of all packs, and whether none of them can be another writer's.
+
+        The order makes it right: packs, locks, and only then the caller lists indexes. A writer whose pack is listed
+        either still has its lock, or has written its index.
+        """
+        if self._lock is None:
+            return {}, False
+        packs = {bytes.fromhex(entry.name[-64:]): entry.size for entry in self.store.list("data/")}
+        return packs, not locks.shared(self.store, self._key, self._lock.id)
 
     def _snapshot(self, name: str) -> SnapshotDocument | Damaged | None:
         if name in self._documents:

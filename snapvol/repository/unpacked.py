@@ -10,11 +10,11 @@ import msgspec
 from snapvol.errors import Damaged
 from snapvol.repository.compression import compress, decompress_up_to
 from snapvol.repository.sealing import MasterKey
-from snapvol.stores.base import Store
+from snapvol.stores.base import CONFIG, Store
 
 T = TypeVar("T")
 
-LARGEST = 256 << 20  # plain bytes; stock clients stay below 16 MiB
+LARGEST = 64 << 20  # plain bytes; stock clients stay below 16 MiB
 _LEVEL = 3
 _ZSTD = 2
 
@@ -34,19 +34,26 @@ def read(store: Store, key: MasterKey, name: str, kind: type[T]) -> T:
         NotFound: there is none.
         Damaged: its bytes are not those that its name states, or are not such a document.
     """
-    what = f"{name} in {store.location}"
-    sealed = store.get(name)
-    if name != "config" and sha256(sealed).hexdigest() != name.rpartition("/")[2]:
-        raise Damaged(f"{what} is altered: its contents are not those it is named after")
-    return decode(plain(key.open(sealed, what), what), kind, what)
+    return decode(read_text(store, key, name), kind, f"{name} in {store.location}")
 
 
-def plain(opened: bytes, what: str) -> bytes:
-    """Return the JSON of an opened object, which is compressed or starts with its bracket.
+def read_text(store: Store, key: MasterKey, name: str) -> bytes:
+    """Return the JSON of the object called ``name``.
 
     Raises:
-        Damaged: it is neither.
+        NotFound: there is none.
+        Damaged: its bytes are not those that its name states.
     """
+    what = f"{name} in {store.location}"
+    if store.size(name) > LARGEST:
+        raise Damaged(f"{what} is too large")
+    sealed = store.get(name)
+    if name != CONFIG and sha256(sealed).hexdigest() != name.rpartition("/")[2]:
+        raise Damaged(f"{what} is altered: its contents are not those it is named after")
+    return _text(key.open(sealed, what), what)
+
+
+def _text(opened: bytes, what: str) -> bytes:
     if opened[:1] in (b"{", b"["):
         return opened
     if opened[:1] == bytes((_ZSTD,)):

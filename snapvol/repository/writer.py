@@ -15,8 +15,8 @@ from snapvol.errors import Damaged, NotFound, UsageError
 from snapvol.repository import unpacked
 from snapvol.repository.compression import check_round_trip, compress
 from snapvol.repository.ids import BlobKind, pack_name
-from snapvol.repository.index import LARGEST_DATA, LARGEST_TREE, MOST_IN_FILE, BlobIndex, index_file
-from snapvol.repository.packs import TARGET, PackedBlob, Packer
+from snapvol.repository.index import MOST_IN_FILE, BlobIndex, index_file
+from snapvol.repository.packs import TARGET, PackedBlob, Packer, largest
 from snapvol.repository.sealing import MasterKey
 from snapvol.stores.base import Store
 
@@ -31,7 +31,8 @@ class Tuning(Struct, frozen=True, kw_only=True):
     Attributes:
         pack_size: bytes at which a pack is finished.
         level: of zstd. 1 keeps up with stock restic, whose own encoder is between 1 and 3.
-        check_one_in: of how many compressed blobs one is decompressed again to compare; 1 checks all.
+        check_one_in: of how many blobs one is decompressed again to compare, as long as the repository is empty; later
+            all are, for then there are few new ones.
         uploads: packs that are uploaded or wait for it at once; memory is this + 2 times ``pack_size``.
         index_after_packs: packs after which an index is written, so that a killed run has not uploaded them in vain.
         index_after_seconds: likewise, when a pack is finished.
@@ -50,6 +51,7 @@ class Writer:
 
     def __init__(self, store: Store, key: MasterKey, index: BlobIndex, tuning: Tuning) -> None:
         self.tuning = tuning
+        self.check_all = tuning.level >= CHECK_ALL_FROM_LEVEL
         self._store = store
         self._key = key
         self._index = index
@@ -78,7 +80,7 @@ class Writer:
             UsageError: it is larger than a blob may be.
             SnapvolError: an earlier upload failed.
         """
-        if len(data) > (LARGEST_TREE if kind is BlobKind.TREE else LARGEST_DATA):
+        if len(data) > largest(kind):
             raise UsageError(f"{len(data)} bytes are too many for a {kind} blob")
         blob = sha256(data).digest()
         with self._mutex:
@@ -87,7 +89,7 @@ class Writer:
                 return blob, False
             self._pending[kind].add(blob)
             self._turn += 1
-            check = self._turn % self.tuning.check_one_in == 0
+            check = self.check_all or self._turn % self.tuning.check_one_in == 0
         try:
             stored, plain = self._compressed(kind, data, check)
             sealed = self._key.seal(stored)
@@ -171,7 +173,7 @@ class Writer:
         frame = compress(data, self.tuning.level)
         if len(frame) >= len(data) and kind is BlobKind.DATA:
             return data, 0
-        if check or self.tuning.level >= CHECK_ALL_FROM_LEVEL:
+        if check:
             check_round_trip(frame, data)
         return frame, len(data)
 
