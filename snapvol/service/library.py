@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from snapvol.api import BackupInfo
 from snapvol.engine.manifest import VolumeMeta
-from snapvol.errors import SnapvolError, StorageFailed
+from snapvol.errors import NotFound, SnapvolError, StorageFailed, UsageError
 from snapvol.service import work
 from snapvol.service.process import Worker
 from snapvol.service.repositories import check_password_file
@@ -144,17 +144,21 @@ class Library:
 
     def _ask(self, place: work.Place, question: work.Work, seconds: float | None) -> dict[str, object] | None:
         worker = Worker(question, self._hear, seconds=seconds)
-        problem: SnapvolError | None = None
         try:
-            return worker.result()
+            answer = worker.result()
         except SnapvolError as error:
             if worker.late:
                 return None
-            problem = error
+            # A backup that is not there is no fault of the repository.
+            if not (isinstance(question, work.Describe) and isinstance(error, NotFound | UsageError)):
+                self._note(place.name, error)
             raise
-        finally:
-            with self._lock:
-                self._problems[place.name] = problem
+        self._note(place.name, None)
+        return answer
+
+    def _note(self, name: str, problem: SnapvolError | None) -> None:
+        with self._lock:
+            self._problems[name] = problem
 
     def _hear(self, message: work.Message) -> None:
         if isinstance(message, work.Said):
