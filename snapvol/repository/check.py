@@ -7,7 +7,7 @@ from hashlib import sha256
 
 from snapvol.errors import Damaged, NotFound
 from snapvol.repository import unpacked
-from snapvol.repository.findings import CheckProgress, CheckReport, Findings
+from snapvol.repository.findings import CheckProgress, CheckReport, Findings, NoProgress
 from snapvol.repository.ids import BlobKind, pack_name, parse_id
 from snapvol.repository.index import BlobIndex, Location, index_files
 from snapvol.repository.packs import PackedBlob, header_length, parse_header
@@ -25,13 +25,14 @@ _SNAPSHOTS_AHEAD = 8
 
 def check(store: Store, key: MasterKey, read_data: bool, progress: CheckProgress | None) -> CheckReport:
     """Look at everything and return what is wrong; see `Repository.check`."""
-    checker = _Checker(store, key, progress or _silent)
+    progress = progress or NoProgress()
+    checker = _Checker(store, key, progress)
     roots = checker.snapshots()  # before the indexes: what they need is indexed by then
     checker.load_indexes()
     whole, unused = checker.compare_packs()
     if read_data:
         checker.read_packs(whole)
-    trees = Trees(checker.reader, checker.findings, checker.loss, progress or _silent)
+    trees = Trees(checker.reader, checker.findings, checker.loss, progress)
     trees.walk(roots)
     return CheckReport(
         problems=checker.findings.problems(),
@@ -95,10 +96,11 @@ class _Checker:
 
     def read_packs(self, packs: list[tuple[bytes, int, int]]) -> None:
         """Read packs whole and check their names, their headers, and every blob that an index places in them."""
-        total = sum(size for _, size, _ in packs)
+        self._progress.total(len(packs), sum(size for _, size, _ in packs))
         for size in mapped(self._read_pack, packs, _PACKS_AHEAD):
             self.bytes_read += size
-            self._progress("packs", self.bytes_read, total)
+            self._progress.advance(size, 1)
+            self._progress.cancelled()
 
     def loss(self, kind: BlobKind, blob: bytes) -> str | None:
         """Return the name of the object whose damage loses a blob, or None where a copy of it is whole."""
@@ -167,7 +169,3 @@ class _Checker:
                 self._bad_blobs.add((pack, blob.offset))
                 self.findings.add(pack_name(pack), error.message)
         return known
-
-
-def _silent(phase: str, done: int, total: int) -> None:
-    """Report nothing."""

@@ -2,13 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Protocol
 
 from msgspec import Struct
 
-CheckProgress = Callable[[str, int, int], None]  # "packs": bytes read, of all; "trees": trees read, of those known
-
 MOST_FILES = 100  # named per problem
+
+
+class CheckProgress(Protocol):
+    """What is told how far a check is: the engine's progress is one."""
+
+    def total(self, files: int, bytes: int) -> None:
+        """Take how many objects and bytes are known to be looked at in all."""
+
+    def advance(self, bytes: int, files: int) -> None:
+        """Take how many more were."""
+
+    def cancelled(self) -> None:
+        """Raise `Cancelled` to end the check."""
+
+
+class NoProgress:
+    """Tells nobody."""
+
+    def total(self, files: int, bytes: int) -> None:
+        """See `CheckProgress.total`."""
+
+    def advance(self, bytes: int, files: int) -> None:
+        """See `CheckProgress.advance`."""
+
+    def cancelled(self) -> None:
+        """See `CheckProgress.cancelled`."""
 
 
 class Problem(Struct, frozen=True, kw_only=True):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import TracebackType
 
 from snapvol.errors import AlreadyExists, Damaged, NotFound, RepositoryUnreachable, UsageError
@@ -20,7 +20,7 @@ from snapvol.repository.sealing import MasterKey
 from snapvol.repository.snapshots import SnapshotDocument
 from snapvol.repository.strays import taken_in
 from snapvol.repository.writer import Tuning, Writer
-from snapvol.stores.base import CONFIG, Entry, Store
+from snapvol.stores.base import CONFIG, Entry, Store, is_name
 
 log = logging.getLogger(__name__)
 
@@ -236,6 +236,13 @@ class Repository:
             UsageError: there are several.
             Damaged: it cannot be read.
         """
+        if len(text) == 64 and is_name(f"snapshots/{text}"):
+            whole = self._snapshot(text)
+            if isinstance(whole, Damaged):
+                raise whole
+            if whole is None:
+                raise NotFound(f"no backup {text[:12]} in {self.store.location}", "list them: snapvol backups")
+            return text, whole
         found = [item for item in self.snapshots() if text and item[0].startswith(text)]
         damaged = [error for name, error in self.damaged_snapshots if text and name.startswith(text)]
         if len(found) + len(damaged) > 1:
@@ -280,12 +287,14 @@ class Repository:
 
         Args:
             read_data: whether to read every pack, not only the indexes, snapshots and trees.
-            progress: told what is done; what it raises ends the check.
+            progress: told what is done.
 
         Raises:
             RepositoryUnreachable: the repository could not be read to its end.
+            RepositoryLocked: somebody deletes from it.
         """
-        return check(self.store, self._key, read_data, progress)
+        with nullcontext() if self._lock else self.lock():
+            return check(self.store, self._key, read_data, progress)
 
     def add_key(self, password: str, *, cost: keys.Cost | None = None) -> str:
         """Let another password open the repository; return its key's id.

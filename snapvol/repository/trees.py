@@ -39,7 +39,7 @@ class Trees:
         reader: of the repository.
         findings: where damage is noted.
         loss: names the damaged object by which a blob is lost, or returns None.
-        progress: told how many trees were read.
+        progress: asked now and then whether to go on.
     """
 
     def __init__(self, reader: Reader, findings: Findings, loss: Loss, progress: CheckProgress) -> None:
@@ -59,7 +59,7 @@ class Trees:
         hit: set[bytes] = set()
         level = set(roots.values())
         while level:
-            self._progress("trees", len(below), len(below) + len(level))
+            self._progress.cancelled()
             below.update((tree, b"") for tree in level)
             for tree, files in self._parsed(level):
                 below[tree] = b"".join(file.subtree for file in files if file.subtree)
@@ -67,7 +67,6 @@ class Trees:
                     hit.add(tree)
             hit |= level & self._lost.keys()
             level = {subtree for tree in level for subtree in _split(below[tree])} - below.keys()
-        self._progress("trees", len(below), len(below))
         tainted = _with_parents(below, hit)
         for snapshot, root in roots.items():
             self._name_files(snapshot, root, tainted)
