@@ -67,6 +67,7 @@ class Context:
         """Check that nobody uses a volume: by the kernel's account, and by that of the jobs.
 
         Args:
+            entry: the volume.
             to: what was to be done: "remove it".
 
         Raises:

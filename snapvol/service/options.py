@@ -45,7 +45,7 @@ def read(given: Mapping[str, str], settings: Settings, kinds: Mapping[str, type[
     for key, value in given.items():
         if key in IGNORED:
             continue
-        _check_key(key, kinds, kind)
+        check_key(key, kinds, kind)
         checked[key] = _value(key, value, settings, kinds[kind])
     if "snapshot" in checked and "backup" in checked:
         raise UsageError("options 'snapshot' and 'backup' exclude each other", "a volume is made from one of them")
@@ -130,7 +130,12 @@ def differences(existing: Mapping[str, str], asked: Mapping[str, str], explained
     return said
 
 
-def _check_key(key: str, kinds: Mapping[str, type[Backend]], kind: str) -> None:
+def check_key(key: str, kinds: Mapping[str, type[Backend]], kind: str) -> None:
+    """Check that there is such an option for pools of this kind.
+
+    Raises:
+        UnknownOption: there is not; says whose it is, or the nearest valid one.
+    """
     valid = [*GENERAL, *(option.key for option in kinds[kind].options)]
     if key in valid:
         return

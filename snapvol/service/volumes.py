@@ -1,0 +1,243 @@
+"""What is done to one existing volume: mounting, renaming, resizing, changing its options, measuring it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+
+from snapvol import units
+from snapvol.backend import Backend
+from snapvol.errors import InUse, PoolUnavailable, Refused, SnapvolError, Unsupported
+from snapvol.model import State, Volume
+from snapvol.names import volume_name
+from snapvol.service import options as volume_options
+from snapvol.service.catalog import Entry
+from snapvol.service.context import Context
+from snapvol.service.holders import Client
+
+log = logging.getLogger(__name__)
+
+CHANGEABLE = ("protect", "repository", "policy", "backup.kind")
+
+
+class Volumes:
+    """Existing volumes."""
+
+    def __init__(self, context: Context, kinds: Mapping[str, type[Backend]]) -> None:
+        self._context = context
+        self._kinds = kinds
+        self._unmount_later: set[str] = set()
+
+    # -- mounting -----------------------------------------------------------------------------------------------
+
+    def mount(self, name: str, holder: str, client: Client | None) -> Path:
+        """Make a volume available, note who holds it, return its mountpoint.
+
+        Raises:
+            NotReady: it is being restored, or could not be.
+        """
+        with self._context.locks.mounting(name):
+            entry = self._context.catalog.get(name)
+            self._context.require_ready(entry)
+            path = entry.backend.mount(entry.volume)
+            self._context.holders.add(entry.volume.id, holder, client)
+            self._unmount_later.discard(entry.volume.id)
+        return path
+
+    def unmount(self, name: str, holder: str, client: Client | None) -> None:
+        """End one mount; one that is not known is no error. The last one unmounts, later where that cannot be now.
+
+        Raises:
+            NotFound: there is no such volume.
+        """
+        try:
+            entry = self._context.catalog.get(name)
+        except PoolUnavailable:
+            for _, seen in self._context.catalog.missing():
+                if name in (seen.name, seen.id):
+                    self._context.holders.drop(seen.id, holder, client)
+            return
+        volume_id = entry.volume.id
+        self._context.holders.drop(volume_id, holder, client)
+        if self._context.holders.orphaned(volume_id) and not self._context.kernel.users(_root(entry)):
+            # What is left was announced by a client that was killed: nobody will end it (G6).
+            self._context.holders.forget(volume_id)
+        if self._context.holders.count(volume_id) == 0:
+            self._context.users.pop(volume_id, None)
+            self._unmount(name, volume_id)
+
+    def _unmount(self, name: str, volume_id: str) -> None:
+        # Docker must never hear of a failed unmount: its counts would be wrong from then on (G7).
+        try:
+            with self._context.locks.mounting(name, wait=0.5):
+                entry = self._context.catalog.by_id(volume_id)
+                if entry is not None and self._context.holders.count(volume_id) == 0:
+                    entry.backend.unmount(entry.volume)
+                self._unmount_later.discard(volume_id)
+        except SnapvolError as error:
+            log.info("volume '%s' is unmounted later: %s", name, error)
+            self._unmount_later.add(volume_id)
+
+    def refresh_users(self) -> None:
+        """Ask the kernel once who uses which volume; drop holders whose client is gone and whom the kernel denies.
+
+        Raises:
+            StorageFailed: the kernel's account cannot be read in full; nothing was dropped.
+        """
+        entries = {entry.volume.id: entry for entry in self._context.catalog.entries()}
+        before = {volume_id: self._context.holders.count(volume_id) for volume_id in entries}
+        users = self._context.kernel.survey({volume_id: _root(entry) for volume_id, entry in entries.items()})
+        self._context.users.clear()
+        self._context.users.update(users)
+        # A mount announced since the kernel was asked may not be visible there yet.
+        freed = self._context.holders.drop_orphans(
+            lambda volume_id: volume_id not in users and self._context.holders.count(volume_id) == before.get(volume_id)
+        )
+        for volume_id in {*freed, *self._unmount_later}:
+            entry = entries.get(volume_id)
+            if entry is None:
+                self._unmount_later.discard(volume_id)
+            elif self._context.holders.count(volume_id) == 0:
+                self._unmount(entry.volume.name, volume_id)
+
+    # -- changing -----------------------------------------------------------------------------------------------
+
+    def rename(self, name: str, to: str) -> Entry:
+        """Give a volume another name; its snapshots follow, and its backups know it by its id.
+
+        Raises:
+            InUse: somebody uses it: its path would change under them.
+            AlreadyExists: ``to`` is taken.
+        """
+        volume_name(to)
+        with self._context.locks.volumes(name, to, doing=f"renaming of '{name}' to '{to}'"):
+            entry = self._context.catalog.get(name)
+            if entry.volume.name == to and entry.shadowed is None:
+                return entry
+            self._context.catalog.refuse_taken(to)
+            self._context.require_ready(entry)
+            self._context.refuse_used(entry, "rename it")
+            entry.backend.unmount(entry.volume)
+            renamed = msgspec.structs.replace(entry.backend.rename(entry.volume, to), pool=entry.pool.name)
+            entry = self._context.catalog.renamed(renamed)
+            self._context.holders.forget(renamed.id)
+            self._context.note("rename", renamed, f"renamed from '{name}' to '{to}'")
+        return entry
+
+    def resize(self, name: str, size: str) -> Entry:
+        """Set a volume's size.
+
+        Raises:
+            Unsupported: its pool has no quotas, or cannot change them.
+            Refused: more than that is in use.
+        """
+        return self.set_options(name, {"size": size})
+
+    def set_options(self, name: str, changes: Mapping[str, str | None]) -> Entry:
+        """Change options; None takes one away. All are checked before the first is changed.
+
+        Raises:
+            UsageError: an option or value is wrong.
+            Refused: an option is fixed once the volume exists; says what to do instead.
+        """
+        with self._context.locks.volumes(name, doing="a change of options", mountable=True):
+            entry = self._context.catalog.get(name)
+            backend = entry.pool.require()
+            changed = self._changed(entry, changes)
+            if changed == entry.volume.options:
+                return entry
+            self._context.require_ready(entry)
+            size = changed.get("size")
+            if size is not None and size != entry.volume.options.get("size"):
+                backend.resize(entry.volume, units.size(size))
+            volume = self._context.catalog.change(entry.volume.id, options=changed)
+            self._context.note("set", volume, _spelled(entry.volume.options, changed))
+        return self._context.catalog.by_id(volume.id) or entry
+
+    def _changed(self, entry: Entry, changes: Mapping[str, str | None]) -> dict[str, str]:
+        """Return the options as they will be."""
+        present = entry.volume.options
+        given = {key: value for key, value in changes.items() if value is not None}
+        taken = [key for key, value in changes.items() if value is None]
+        settings, kind = self._context.settings, entry.pool.kind
+        checked = volume_options.read(given, settings, self._kinds, kind)
+        for key in taken:
+            volume_options.check_key(key, self._kinds, kind)
+        if checked.get("pool") == entry.pool.name:
+            del checked["pool"]
+        if given.get("protect") and "protect" not in checked:
+            taken.append("protect")
+        volume_options.check_features(checked, entry.backend.features, entry.pool.name, kind)
+        for key in [*checked, *taken]:
+            if key not in CHANGEABLE and checked.get(key) != present.get(key):
+                self._refuse_fixed(entry, key, checked.get(key))
+        return {key: value for key, value in (present | checked).items() if key not in taken}
+
+    def _refuse_fixed(self, entry: Entry, key: str, value: str | None) -> None:
+        name = entry.volume.name
+        if key == "size" and value is not None:
+            if not entry.backend.features.resize:
+                raise Unsupported(f"pool '{entry.pool.name}' cannot resize volumes", entry.backend.features.reason)
+            return
+        instead = {
+            "size": "set a larger one",
+            "pool": f"back it up, and create another volume from the backup there: -o backup={name} -o pool={value}",
+            "uid": f"run: chown {value} {_root(entry)}",
+            "gid": f"run: chgrp {value} {_root(entry)}",
+            "mode": f"run: chmod {value} {_root(entry)}",
+            "backup": f"restore into it: snapvol restore {value} --in-place",
+            "snapshot": f"go back to one of its own: snapvol rollback {name}@SNAPSHOT",
+        }.get(key, "create another volume with it, and copy the contents")
+        raise Refused(f"option '{key}' of volume '{name}' cannot be {'changed' if value else 'taken away'}", instead)
+
+    # -- measuring ----------------------------------------------------------------------------------------------
+
+    def refresh_usage(self, name: str | None) -> None:
+        """Measure one volume, or all of them; of all, one that cannot be measured does not stop the others.
+
+        Raises:
+            SnapvolError: the one volume cannot be measured.
+        """
+        if name is not None:
+            self._measure(self._context.catalog.get(name))
+            return
+        for entry in self._context.catalog.entries():
+            if entry.pool.problem is None and entry.volume.state is State.READY:
+                try:
+                    self._measure(entry)
+                except SnapvolError as error:
+                    log.info("volume '%s' was not measured: %s", entry.volume.name, error)
+
+    def _measure(self, entry: Entry) -> None:
+        used = entry.pool.require().usage(entry.volume).used
+        if self._context.catalog.by_id(entry.volume.id) is not None:
+            self._context.state.set_usage(entry.volume.id, used)
+
+    # -- starting -----------------------------------------------------------------------------------------------
+
+    def give_up_lost_restores(self) -> None:
+        """Mark as failed the volumes whose restore no job carries on: a daemon that was killed has left them."""
+        for entry in self._context.catalog.entries():
+            volume = entry.volume
+            if volume.state is State.RESTORING and self._context.restorer.active(volume.id) is None:
+                with suppress(InUse), self._context.locks.volumes(volume.name, doing="giving up its restore", wait=0):
+                    self._give_up(volume)
+
+    def _give_up(self, volume: Volume) -> None:
+        try:
+            self._context.catalog.change(volume.id, state=State.FAILED, error="the restore was interrupted")
+        except SnapvolError as error:
+            log.warning("volume '%s' cannot be marked as not restored: %s", volume.name, error)
+
+
+def _root(entry: Entry) -> Path:
+    return entry.backend.mountpoint(entry.volume)
+
+
+def _spelled(before: Mapping[str, str], after: Mapping[str, str]) -> str:
+    changes = [f"{key}={value}" for key, value in sorted(after.items()) if before.get(key) != value]
+    return ", ".join([*changes, *(f"{key} taken away" for key in sorted(before.keys() - after.keys()))])
