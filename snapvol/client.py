@@ -33,28 +33,57 @@ from snapvol.errors import DaemonUnreachable, SnapvolError, by_kind
 CONNECT_SECONDS = 10.0
 """How long the daemon may take to accept; a full backlog is the only honest cause."""
 
+SILENCE_SECONDS = 60.0
+"""How long a job's events may stay away: the daemon sends one every few seconds, also where nothing happens."""
+
 Answer = TypeVar("Answer")
 
 
 class _Connection(http.client.HTTPConnection):
-    """HTTP over a unix socket. Only the connecting has a time limit: honest work takes as long as it takes (T20)."""
+    """HTTP over a unix socket; ``seconds`` limits every wait for the daemon."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, seconds: float | None) -> None:
         super().__init__("snapvol")
         self._path = path
+        self._seconds = seconds
 
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(CONNECT_SECONDS)
         self.sock.connect(os.fspath(self._path))
-        self.sock.settimeout(None)
+        self.sock.settimeout(self._seconds)
+
+
+class RestoreRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """What to restore, and where to.
+
+    Attributes:
+        backup: an id, ``VOLUME`` (the newest) or ``VOLUME@TIME``.
+        volume: a new volume's name; the backup's own where None.
+        in_place: into the backup's volume, or that of this name, which exists.
+        path: only this file or directory.
+        repository: the default one where None.
+    """
+
+    backup: str
+    volume: str | None = None
+    in_place: bool = False
+    path: str | None = None
+    repository: str | None = None
+    dry_run: bool = False
 
 
 class Client:
-    """The daemon behind the socket ``path``. Connects per request; any method may raise `DaemonUnreachable`."""
+    """The daemon behind a socket. Connects per request; any method may raise `DaemonUnreachable`.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        path: the socket.
+        seconds: how long an answer may take; None for honest work, which takes as long as it takes (T20).
+    """
+
+    def __init__(self, path: Path, seconds: float | None = None) -> None:
         self.path = path
+        self._seconds = seconds
 
     # -- volumes ------------------------------------------------------------------------------------------------
 
@@ -62,9 +91,9 @@ class Client:
         """List the volumes."""
         return self._ask("GET", "/v1/volumes", list[VolumeInfo])
 
-    def volume(self, name: str) -> VolumeInfo:
-        """Return one volume, its usage measured."""
-        return self._ask("GET", f"/v1/volumes/{_part(name)}", VolumeInfo)
+    def volume(self, name: str, *, measure: bool = False) -> VolumeInfo:
+        """Return one volume; ``measure`` finds out anew what it takes, which may take long."""
+        return self._ask("GET", f"/v1/volumes/{_part(name)}", VolumeInfo, query=_flags(measure=measure))
 
     def create(self, name: str, options: Mapping[str, str], labels: Mapping[str, str]) -> VolumeInfo:
         """Create a volume; where it is filled from a backup, ``job`` names the job that does it."""
@@ -73,7 +102,9 @@ class Client:
 
     def remove(self, name: str, *, dry_run: bool = False, permanent: bool = False) -> Plan:
         """Move a volume to the trash, or remove it for good."""
-        return self._ask("DELETE", f"/v1/volumes/{_part(name)}", Plan, query=_flags(dry_run=dry_run, permanent=permanent))
+        return self._ask(
+            "DELETE", f"/v1/volumes/{_part(name)}", Plan, query=_flags(dry_run=dry_run, permanent=permanent)
+        )
 
     def set_options(self, name: str, changes: Mapping[str, str | None]) -> VolumeInfo:
         """Change options; None takes one away."""
@@ -94,7 +125,7 @@ class Client:
 
     def unmount(self, name: str, holder: str) -> None:
         """End ``holder``'s use of a volume."""
-        self._ask("POST", f"/v1/volumes/{_part(name)}/unmount", Any, {"id": holder})
+        self._ask("POST", f"/v1/volumes/{_part(name)}/unmount", dict[str, Any], {"id": holder})
 
     def log(self, name: str) -> list[Event]:
         """Return what happened to a volume, oldest first."""
@@ -116,13 +147,13 @@ class Client:
         """Remove a snapshot."""
         return self._ask("DELETE", _snapshot_path(volume, snapshot), Plan, query=_flags(dry_run=dry_run))
 
-    def hold(self, volume: str, snapshot: str, tag: str) -> SnapshotInfo | None:
+    def hold(self, volume: str, snapshot: str, tag: str) -> SnapshotInfo:
         """Keep a snapshot from being removed."""
-        return self._ask("POST", f"{_snapshot_path(volume, snapshot)}/hold", SnapshotInfo | None, {"tag": tag})
+        return self._ask("POST", f"{_snapshot_path(volume, snapshot)}/hold", SnapshotInfo, {"tag": tag})
 
-    def release(self, volume: str, snapshot: str, tag: str) -> SnapshotInfo | None:
+    def release(self, volume: str, snapshot: str, tag: str) -> SnapshotInfo:
         """Take a hold away."""
-        return self._ask("POST", f"{_snapshot_path(volume, snapshot)}/release", SnapshotInfo | None, {"tag": tag})
+        return self._ask("POST", f"{_snapshot_path(volume, snapshot)}/release", SnapshotInfo, {"tag": tag})
 
     def rollback(self, volume: str, snapshot: str, *, dry_run: bool = False) -> Plan:
         """Make a volume's contents those of its snapshot."""
@@ -145,15 +176,13 @@ class Client:
         query = {"volume": volume, "repository": repository}
         return self._ask("GET", "/v1/backups", list[BackupInfo], query=query)
 
-    def restore(self, backup: str, volume: str | None, *, in_place: bool, path: str | None, repository: str | None) -> JobInfo:
-        """Start a restore to a new volume, or into the backup's own."""
-        body = _restore(backup, volume, in_place=in_place, path=path, repository=repository, dry_run=False)
-        return self._ask("POST", "/v1/restores", JobInfo, body)
+    def restore(self, request: RestoreRequest) -> JobInfo:
+        """Start a restore."""
+        return self._ask("POST", "/v1/restores", JobInfo, request)
 
-    def plan_restore(self, backup: str, volume: str | None, *, in_place: bool, path: str | None, repository: str | None) -> Plan:
+    def plan_restore(self, request: RestoreRequest) -> Plan:
         """Return what `restore` would do."""
-        body = _restore(backup, volume, in_place=in_place, path=path, repository=repository, dry_run=True)
-        return self._ask("POST", "/v1/restores", Plan, body)
+        return self._ask("POST", "/v1/restores", Plan, msgspec.structs.replace(request, dry_run=True))
 
     def verify(self, backups: Sequence[str], repository: str | None = None) -> list[JobInfo]:
         """Start reading and checking whole backups."""
@@ -180,9 +209,9 @@ class Client:
         lines: list[str] = self._ask("GET", f"/v1/jobs/{_part(job)}/log", dict[str, Any])["lines"]
         return lines
 
-    def cancel(self, job: str) -> JobInfo | None:
+    def cancel(self, job: str) -> JobInfo:
         """Ask for a job to be stopped."""
-        return self._ask("POST", f"/v1/jobs/{_part(job)}/cancel", JobInfo | None, {})
+        return self._ask("POST", f"/v1/jobs/{_part(job)}/cancel", JobInfo, {})
 
     def retry(self, job: str) -> JobInfo:
         """Start a failed job again, as a new one."""
@@ -190,7 +219,7 @@ class Client:
 
     def watch(self, job: str) -> Iterator[JobInfo]:
         """Yield a job's states as they change, the last one when it has ended."""
-        with self._exchange("GET", f"/v1/jobs/{_part(job)}/events", None) as response:
+        with self._exchange("GET", f"/v1/jobs/{_part(job)}/events", None, SILENCE_SECONDS) as response:
             self._check(response)
             decoder = msgspec.json.Decoder(JobInfo)
             while line := response.readline():
@@ -226,21 +255,27 @@ class Client:
     # -- transport ----------------------------------------------------------------------------------------------
 
     def _ask(
-        self, method: str, path: str, kind: type[Answer] | Any, body: object = None, query: Mapping[str, str | None] | None = None
+        self,
+        method: str,
+        path: str,
+        kind: type[Answer],
+        body: object = None,
+        query: Mapping[str, str | None] | None = None,
     ) -> Answer:
         given = {key: value for key, value in (query or {}).items() if value is not None}
         with self._exchange(method, f"{path}?{urlencode(given)}" if given else path, body) as response:
             self._check(response)
             content = response.read()
         try:
-            answer: Answer = msgspec.json.decode(content or b"null", type=kind)
-        except (msgspec.DecodeError, msgspec.ValidationError) as error:
+            return msgspec.json.decode(content or b"null", type=kind)
+        except msgspec.MsgspecError as error:
             raise _misunderstood(f"{method} {path}: {error}") from error
-        return answer
 
     @contextmanager
-    def _exchange(self, method: str, path: str, body: object) -> Iterator[http.client.HTTPResponse]:
-        connection = _Connection(self.path)
+    def _exchange(
+        self, method: str, path: str, body: object, seconds: float | None = None
+    ) -> Iterator[http.client.HTTPResponse]:
+        connection = _Connection(self.path, seconds or self._seconds)
         try:
             try:
                 connection.connect()
@@ -250,6 +285,10 @@ class Client:
             try:
                 connection.request(method, path, None if body is None else msgspec.json.encode(body), headers)
                 yield connection.getresponse()
+            except TimeoutError as error:
+                raise DaemonUnreachable(
+                    "the daemon does not answer any more", "look why: journalctl -u snapvol"
+                ) from error
             except (OSError, http.client.HTTPException) as error:
                 raise DaemonUnreachable(
                     "the daemon ended before it answered", "look why: journalctl -u snapvol; then: snapvol status"
@@ -263,13 +302,9 @@ class Client:
             return
         try:
             answer = msgspec.json.decode(response.read(), type=_Refusal).error
-        except (msgspec.DecodeError, msgspec.ValidationError) as error:
+        except msgspec.MsgspecError as error:
             raise _misunderstood(f"status {response.status}, {response.reason}") from error
-        # Some classes take other arguments than a message; the daemon has already made the message of them.
-        kind = by_kind(answer.kind)
-        failure = kind.__new__(kind)
-        SnapvolError.__init__(failure, answer.message, answer.hint)
-        raise failure
+        raise rebuilt(answer.kind, answer.message, answer.hint)
 
 
 class _Error(msgspec.Struct, frozen=True):
@@ -282,6 +317,15 @@ class _Refusal(msgspec.Struct, frozen=True):
     error: _Error
 
 
+def rebuilt(kind: str, message: str, hint: str | None) -> SnapvolError:
+    """Return the error that the daemon met: of the class called ``kind``, with the message that it had there."""
+    # Not by calling the class: some take other arguments, of which the daemon has made the message already.
+    found = by_kind(kind)
+    failure = found.__new__(found)
+    SnapvolError.__init__(failure, message, hint)
+    return failure
+
+
 def _part(name: str) -> str:
     return quote(name, safe="")
 
@@ -292,13 +336,6 @@ def _snapshot_path(volume: str, snapshot: str) -> str:
 
 def _flags(**flags: bool) -> dict[str, str | None]:
     return {name: "true" for name, on in flags.items() if on}
-
-
-def _restore(
-    backup: str, volume: str | None, *, in_place: bool, path: str | None, repository: str | None, dry_run: bool
-) -> dict[str, object]:
-    where = {"backup": backup, "volume": volume, "repository": repository}
-    return {**where, "in_place": in_place, "path": path, "dry_run": dry_run}
 
 
 def _misunderstood(what: str) -> SnapvolError:

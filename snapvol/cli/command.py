@@ -74,7 +74,7 @@ class Group(click.Group):
         examples: tuple[str, ...] = (),
         **keywords: Any,
     ) -> None:
-        super().__init__(*arguments, no_args_is_help=True, **keywords)
+        super().__init__(*arguments, **{"no_args_is_help": True, **keywords})
         self.sections = sections
         self.examples = examples
         self.entries = {name: entry for section in sections.values() for name, entry in section.items()}
@@ -98,7 +98,9 @@ class Group(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find the command that the first argument names; an unknown one is told the nearest (T16)."""
         if args[0] not in self.entries and not ctx.resilient_parsing:
-            raise UnknownOption(f"'{ctx.command_path}' has no command '{args[0]}'", nearest(args[0], list(self.entries)))
+            raise UnknownOption(
+                f"'{ctx.command_path}' has no command '{args[0]}'", nearest(args[0], list(self.entries))
+            )
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

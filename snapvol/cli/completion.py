@@ -12,7 +12,7 @@ SHELLS = ["bash", "fish", "zsh"]
 @command(
     "completion",
     "snapvol completion bash > /etc/bash_completion.d/snapvol",
-    'source <(snapvol completion zsh)         # in ~/.zshrc',
+    "source <(snapvol completion zsh)         # in ~/.zshrc",
     "snapvol completion fish > ~/.config/fish/completions/snapvol.fish",
 )
 @click.argument("shell", type=click.Choice(SHELLS))

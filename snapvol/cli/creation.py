@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from snapvol.api import JobInfo, VolumeInfo
+from snapvol.api import VolumeInfo
 from snapvol.cli import output, waiting
 from snapvol.cli.command import command
 from snapvol.cli.parameters import NEW_VOLUME, OBJECT, ObjectRef, detach_option, json_option, pairs
@@ -23,15 +23,11 @@ def _options(texts: tuple[str, ...]) -> dict[str, str]:
 def _show(session: Session, volume: VolumeInfo, *, detach: bool, as_json: bool) -> None:
     if volume.job is not None and not detach:
         job = session.client.job(volume.job)
-        waiting.settle(session.client, [job], as_json=as_json, done=lambda job: _restored(job, volume.name))
+        waiting.settle(session.client, [job], as_json=as_json, done=lambda _: volume.name)
     elif as_json:
         output.print_json(volume)
     else:
         print(volume.name)
-
-
-def _restored(job: JobInfo, name: str) -> str:
-    return name
 
 
 @command(
@@ -39,7 +35,7 @@ def _restored(job: JobInfo, name: str) -> str:
     "snapvol create wiki -o size=10G",
     "snapvol create wiki2 -o snapshot=wiki@before",
     "snapvol create wiki3 -o backup=wiki@2026-11-20T03:00",
-    exits="0 created, or there with the same options; 2 wrong name or option; 4 the name is taken; see also 'snapvol --help'.",
+    exits="0 created, or there already, 2 wrong name or option, 4 the name is taken, 5 daemon unreachable.",
 )
 @click.argument("volume", type=NEW_VOLUME)
 @click.option("-o", "--option", "options", multiple=True, metavar="KEY=VALUE", help="A volume option; repeatable.")

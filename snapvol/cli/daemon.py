@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import os
 from pathlib import Path
 
 import click
@@ -23,10 +21,12 @@ LEVELS = ["debug", "info", "warning", "error"]
     exits="0 stopped in an orderly way, 1 failed, 2 the settings are wrong, 4 a daemon runs already.",
 )
 @click.option("--config", type=click.Path(path_type=Path), metavar="FILE", help="Settings file.")
-@click.option("--set", "flags", multiple=True, metavar="KEY=VALUE", help="A setting, over file and environment; repeatable.")
-@click.option("--log-level", type=click.Choice(LEVELS), default="info", show_default=True, help="How much to log.")
+@click.option(
+    "--set", "flags", multiple=True, metavar="KEY=VALUE", help="A setting, over file and environment; repeatable."
+)
+@click.option("--log-level", type=click.Choice(LEVELS), help="How much to log; info without it.")
 @pass_session
-def daemon(session: Session, config: Path | None, flags: tuple[str, ...], log_level: str) -> None:
+def daemon(session: Session, config: Path | None, flags: tuple[str, ...], log_level: str | None) -> None:
     """Run the daemon.
 
     It serves Docker's volume plugin protocol and the socket that the other commands talk to, and logs to standard
@@ -35,8 +35,7 @@ def daemon(session: Session, config: Path | None, flags: tuple[str, ...], log_le
     from snapvol.daemon import run
     from snapvol.settings import load
 
-    settings = load(config or session.config, flags=pairs(flags, "setting"))
-    # The journal stamps its lines itself.
-    stamp = "" if os.environ.get("JOURNAL_STREAM") else "%(asctime)s "
-    logging.basicConfig(level=log_level.upper(), format=f"{stamp}%(levelname)s %(name)s: %(message)s")
-    run(settings)
+    given = pairs(flags, "setting")
+    if log_level is not None:
+        given["daemon.log_level"] = log_level
+    run(load(config or session.config, flags=given))

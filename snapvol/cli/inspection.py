@@ -21,17 +21,18 @@ _ID = re.compile(r"[0-9a-f]{4,64}\Z")
 @command("inspect", "snapvol inspect wiki", "snapvol inspect wiki@before", "snapvol inspect 1a2b3c4d | jq .host")
 @click.argument("object", type=BACKUP, metavar="OBJECT")
 @click.option("--repository", metavar="NAME", help="Where to look for a backup; the default repository otherwise.")
+@click.option("--measure", is_flag=True, help="Find out anew what the volume takes; may take long.")
 @click.option("--json", is_flag=True, expose_value=False, help="What it prints anyway.")
 @pass_session
-def inspect(session: Session, object: str, repository: str | None) -> None:
+def inspect(session: Session, object: str, repository: str | None, measure: bool) -> None:
     """Show a volume, a snapshot or a backup whole, as JSON.
 
     OBJECT is VOLUME, VOLUME@SNAPSHOT, or the beginning of a backup's ID. A volume goes before a backup.
     """
-    output.print_json(_found(session.client, object, repository))
+    output.print_json(_found(session.client, object, repository, measure))
 
 
-def _found(client: Client, text: str, repository: str | None) -> VolumeInfo | SnapshotInfo | BackupInfo:
+def _found(client: Client, text: str, repository: str | None, measure: bool) -> VolumeInfo | SnapshotInfo | BackupInfo:
     if "@" in text:
         volume, name = split_snapshot(text)
         for snapshot in client.snapshots(volume):
@@ -39,7 +40,7 @@ def _found(client: Client, text: str, repository: str | None) -> VolumeInfo | Sn
                 return snapshot
         raise NotFound(f"snapshot '{text}' does not exist", f"see: snapvol snapshots {volume}")
     try:
-        return client.volume(volume_name(text))
+        return client.volume(volume_name(text), measure=measure)
     except NotFound:
         if not _ID.match(text):
             raise

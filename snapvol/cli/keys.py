@@ -56,12 +56,12 @@ def ls(session: Session, access: Access, as_json: bool, quiet: bool) -> None:
 
     Each password has one. The recovery key is the one made by 'recovery'.
     """
-    columns = (
-        Column["KeyInfo"]("ID", lambda key: key.id[:8]),
-        Column["KeyInfo"]("CREATED", lambda key: output.ago(key.created)),
-        Column["KeyInfo"]("BY", lambda key: key.username),
-        Column["KeyInfo"]("HOST", lambda key: key.hostname),
-        Column["KeyInfo"]("", lambda key: "in use now" if key.in_use else ""),
+    columns: tuple[Column[KeyInfo], ...] = (
+        Column("ID", lambda key: key.id[:8]),
+        Column("CREATED", lambda key: output.ago(key.created)),
+        Column("BY", lambda key: key.username),
+        Column("HOST", lambda key: key.hostname),
+        Column("", lambda key: "in use now" if key.in_use else ""),
     )
     with opened(session, access) as repository:
         output.listing(repository.list_keys(), columns, as_json=as_json, quiet=quiet)

@@ -64,7 +64,9 @@ def _table(cells: list[list[str]], columns: Sequence[Column[Row]]) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for number, column in enumerate(columns):
         # Names are what people copy: they fold rather than being cut.
-        table.add_column(column.title, justify="right" if column.right else "left", overflow="fold", no_wrap=number == 0)
+        table.add_column(
+            column.title, justify="right" if column.right else "left", overflow="fold", no_wrap=number == 0
+        )
     for line in cells:
         table.add_row(*(Text(cell) for cell in line))
     Console().print(table)
@@ -170,8 +172,6 @@ def exactly(moment: datetime | None) -> str:
 def count(number: int, one: str, many: str = "") -> str:
     """Return ``1 file`` or ``3 files``."""
     return f"{number} {one if number == 1 else many or one + 's'}"
-
-
 
 
 def fields(values: Mapping[str, str]) -> None:

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
     from snapvol.client import Client
 
+COMPLETION_SECONDS = 2.0
+"""How long a person who pressed Tab is kept waiting."""
+
 Decorated = TypeVar("Decorated", bound=Callable[..., object])
 
 
@@ -38,7 +41,7 @@ class ObjectRef(NamedTuple):
         return self.volume if self.name is None else f"{self.volume}@{self.name}"
 
 
-class Named(click.ParamType):
+class Named(click.ParamType[Any]):
     """A parameter that is checked by ``check`` and completed from what ``offers`` asks the daemon for."""
 
     def __init__(self, name: str, check: Callable[[str], Any], offers: Callable[[Client], list[str]]) -> None:
@@ -58,7 +61,7 @@ class Named(click.ParamType):
 
         root = ctx.find_root().params
         try:
-            offers = self._offers(Session(root.get("config"), root.get("socket")).client)
+            offers = self._offers(Session(root.get("config"), root.get("socket")).client_within(COMPLETION_SECONDS))
         except SnapvolError:
             return []
         return [CompletionItem(offer) for offer in offers if offer.startswith(incomplete)]
@@ -118,7 +121,9 @@ def pairs(texts: Sequence[str], what: str) -> dict[str, str]:
 
 def json_option(function: Decorated) -> Decorated:
     """Add ``--json``."""
-    return click.option("--json", "as_json", is_flag=True, help="Print JSON, with whole values and times in UTC.")(function)
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON: whole values, times with their zone.")(
+        function
+    )
 
 
 def quiet_option(function: Decorated) -> Decorated:

@@ -88,12 +88,8 @@ program = Group(
     callback=click.pass_context(_options),
     context_settings={"help_option_names": ["-h", "--help"]},
     params=[
-        click.Option(
-            ["--config"], type=FILE, metavar="FILE", help="Settings file. [env: SNAPVOL_CONFIG; /etc/snapvol/config.toml]"
-        ),
-        click.Option(
-            ["--socket"], type=FILE, metavar="PATH", help="The daemon's socket. [env: SNAPVOL_SOCKET; as the settings say]"
-        ),
+        click.Option(["--config"], type=FILE, metavar="FILE", help="Settings file. [env: SNAPVOL_CONFIG]"),
+        click.Option(["--socket"], type=FILE, metavar="PATH", help="The daemon's socket. [env: SNAPVOL_SOCKET]"),
     ],
 )
 program = click.version_option(__version__, message="snapvol %(version)s")(program)

@@ -11,7 +11,7 @@ from snapvol.cli.jobs import JOB_COLUMNS
 from snapvol.cli.output import Column
 from snapvol.cli.parameters import VOLUME, json_option
 from snapvol.cli.session import Session, pass_session
-from snapvol.errors import DaemonUnreachable, NotFound, SnapvolError
+from snapvol.errors import DaemonUnreachable, NotFound, SnapvolError, nearest
 
 
 def _lose(seconds: float | None) -> str:
@@ -75,10 +75,12 @@ def status(session: Session, volume: str | None, as_json: bool) -> None:
 
 def _show(report: Status) -> None:
     output.listing(report.volumes, VOLUME_COLUMNS)
-    for rows, columns in ((report.pools, POOL_COLUMNS), (report.repositories, REPOSITORY_COLUMNS)):
-        if rows:
-            print()
-            output.listing(rows, columns)  # type: ignore[type-var]
+    if report.pools:
+        print()
+        output.listing(report.pools, POOL_COLUMNS)
+    if report.repositories:
+        print()
+        output.listing(report.repositories, REPOSITORY_COLUMNS)
     if report.jobs:
         print()
         output.listing(report.jobs, JOB_COLUMNS)
@@ -135,8 +137,6 @@ def config(session: Session, key: str | None, as_json: bool) -> None:
     values = session.client.config()
     if key is not None:
         if key not in values:
-            from snapvol.errors import nearest
-
             raise NotFound(f"there is no setting '{key}'", nearest(key, list(values)))
         return output.print_json(values[key]) if as_json else print(output.printable(_value(values[key]["value"])))
     if as_json:

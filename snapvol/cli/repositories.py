@@ -91,22 +91,24 @@ def check(session: Session, access: Access, read_data: bool, as_json: bool) -> N
     Every backup that is not named restores. Damage of which the live volumes still have the contents is mended by
     backing them up again.
     """
-    with opened(session, access) as repository, display() as shown:
-        report = repository.check(read_data, Counter("check", shown))
+    with opened(session, access) as repository, repository.lock(), display() as shown:
+        report = repository.check(read_data, Counter("check", shown).step)
         location = repository.store.location
     if as_json:
         output.print_json(report)
     else:
         for problem in report.problems:
-            hit = f" (in backups {', '.join(backup[:8] for backup in problem.snapshots_hit)})" if problem.snapshots_hit else ""
-            print(output.printable(f"{problem.object}: {problem.what}{hit}"))
+            hit = ", ".join(backup[:8] for backup in problem.snapshots_hit)
+            print(output.printable(f"{problem.object}: {problem.what}{f' (in backups {hit})' if hit else ''}"))
+            for file in problem.files:
+                print(output.printable(f"  {file}"))
     if report.problems:
         raise Damaged(
             f"{location}: {output.count(len(report.problems), 'problem')} found",
             "back the volumes up again, or bring the repository back from a copy",
         )
     if not as_json:
-        print(f"{location}: no damage found")
+        print(f"{location}: no damage found in {output.count(report.snapshots, 'backup')}")
 
 
 @command("unlock", "snapvol repo unlock", "snapvol repo unlock --all")

@@ -51,9 +51,13 @@ class Session:
     @cached_property
     def client(self) -> Client:
         """The daemon."""
+        return self.client_within(None)
+
+    def client_within(self, seconds: float | None) -> Client:
+        """Return the daemon, which must answer within ``seconds``."""
         from snapvol.client import Client
 
-        return Client(self.socket)
+        return Client(self.socket, seconds)
 
 
 pass_session = click.make_pass_decorator(Session, ensure=True)

@@ -32,7 +32,9 @@ SNAPSHOT_COLUMNS = (
     Column[SnapshotInfo]("CREATED", lambda snapshot: output.ago(snapshot.created)),
     Column[SnapshotInfo]("BY", lambda snapshot: snapshot.made_by),
     Column[SnapshotInfo]("HOLDS", lambda snapshot: ",".join(snapshot.holds) or "-"),
-    Column[SnapshotInfo]("MESSAGE", lambda snapshot: f"damaged: {snapshot.error}" if snapshot.error else snapshot.message),
+    Column[SnapshotInfo](
+        "MESSAGE", lambda snapshot: f"damaged: {snapshot.error}" if snapshot.error else snapshot.message
+    ),
 )
 
 

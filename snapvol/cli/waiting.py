@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from snapvol.api import JobInfo, JobState
 from snapvol.cli import output
 from snapvol.cli.progress import Display, display
-from snapvol.client import Client
-from snapvol.errors import Cancelled, SnapvolError, by_kind
+from snapvol.client import Client, rebuilt
+from snapvol.errors import Cancelled, Refused, SnapvolError
 
 
 def settle(
@@ -49,8 +50,8 @@ def settle(
                 print(output.printable(line))
         except SnapvolError as error:
             failures.append(error)
-    for error in failures[:-1]:
-        output.note(str(error))
+    for failure in failures[:-1]:
+        output.note(str(failure))
     if failures:
         raise failures[-1]
 
@@ -67,21 +68,22 @@ def follow(client: Client, jobs: Sequence[JobInfo]) -> list[JobInfo]:
     return ended
 
 
-def _watch(client: Client, job: JobInfo, shown: Display) -> JobInfo:
-    warned = 0
-    for job in client.watch(job.id):
-        if not job.state.ended:
-            shown.show(f"{job.kind} of {job.object}", job.progress)
-        for warning in job.warnings[warned:]:
+def _watch(client: Client, started: JobInfo, shown: Display) -> JobInfo:
+    last, warned = started, 0
+    for last in client.watch(started.id):
+        if not last.state.ended:
+            shown.show(f"{last.kind} of {last.object}", last.progress)
+        for warning in last.warnings[warned:]:
             shown.say(f"snapvol: warning: {warning}")
-        warned = max(warned, len(job.warnings))
-    return job if job.state.ended else client.job(job.id)
+        warned = max(warned, len(last.warnings))
+    return last if last.state.ended else client.job(last.id)
 
 
 def _cancel(client: Client, jobs: Sequence[JobInfo], ended: list[JobInfo], shown: Display) -> list[JobInfo]:
     shown.say("snapvol: cancelling; press Ctrl-C again to leave without waiting")
     for job in jobs[len(ended) :]:
-        client.cancel(job.id)
+        with suppress(Refused):  # it has just ended
+            client.cancel(job.id)
     return [*ended, *(_watch(client, job, shown) for job in jobs[len(ended) :])]
 
 
@@ -92,10 +94,22 @@ def _outcome(job: JobInfo, done: Callable[[JobInfo], str | None]) -> str | None:
     if job.state is JobState.CANCELLED:
         raise Cancelled(f"{what} was cancelled", f"start it again: snapvol job retry {job.id}")
     if job.state is JobState.INTERRUPTED:
-        raise SnapvolError(f"{what} was interrupted: {job.error or 'the daemon ended'}", f"snapvol job retry {job.id}")
+        raise SnapvolError(
+            f"{what}: {job.error or 'interrupted'}", job.hint or f"retry with: snapvol job retry {job.id}"
+        )
     if not job.state.ended:
-        raise SnapvolError(f"{what} has not ended, but the daemon tells no more of it", f"see: snapvol job show {job.id}")
-    kind = by_kind(job.error_kind or "")
-    failure = kind.__new__(kind)
-    SnapvolError.__init__(failure, f"{what} failed: {job.error}", job.hint or f"see: snapvol job log {job.id}")
-    raise failure
+        raise SnapvolError(f"{what} goes on, but the daemon tells no more of it", f"see: snapvol job show {job.id}")
+    raise rebuilt(job.error_kind or "", f"{what} failed: {job.error}", job.hint or f"see: snapvol job log {job.id}")
+
+
+def figures(job: JobInfo) -> str:
+    """Return what a job has done, in figures: files, bytes, what of them was new, how long it took."""
+    result, progress = job.result, job.progress
+    files = result.get("files", progress.files_done)
+    size = result.get("bytes", result.get("bytes_read", progress.bytes_done))
+    parts = [output.count(files, "file"), output.size(size)]
+    if "bytes_added" in result:
+        parts.append(f"{output.size(result['bytes_added'])} of it new")
+    if job.started and job.ended:
+        parts.append(f"in {output.duration((job.ended - job.started).total_seconds())}")
+    return ", ".join(parts)
