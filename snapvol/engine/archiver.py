@@ -185,7 +185,10 @@ def latest_parent(repository: Repository, volume_id: str, host: str | None = Non
     fitting = [
         (document.time, identity)
         for identity, document in repository.snapshots()
-        if document.tags and TAG in document.tags and tag in document.tags and document.time <= present
+        if document.tags
+        and TAG in document.tags
+        and tag in document.tags
+        and document.time <= present
         and (host is None or document.hostname == host)
     ]
     return max(fitting)[1] if fitting else None

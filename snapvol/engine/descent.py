@@ -18,13 +18,13 @@ class Descent:
     and must then be the directory that it was.
 
     Args:
-        root: where to start; links in this path are followed.
+        root: where to start: a path, in which links are followed, or an open directory.
         keep: how many levels keep a descriptor.
     """
 
-    def __init__(self, root: str | bytes | os.PathLike[str], keep: int = 64) -> None:
+    def __init__(self, root: int | str | bytes | os.PathLike[str], keep: int = 64) -> None:
         self._keep = max(keep, 2)
-        first = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        first = os.dup(root) if isinstance(root, int) else os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._levels: list[tuple[int, int, int]] = [self._level(first)]
         self._names: list[bytes] = []
 

@@ -210,10 +210,7 @@ def _rare(node: Node) -> str:
 def encode(node: Node) -> bytes:
     """Return the node's JSON as Go's ``encoding/json`` writes it; fields that restic omits when empty are omitted."""
     content = node.content
-    if content:
-        listed = '["' + '","'.join(content) + '"]'
-    else:
-        listed = "null" if content is None else "[]"
+    listed = "null" if content is None else '["' + '","'.join(content) + '"]' if content else "[]"
     text = (
         f'{{"name":{gotext.string(node.quoted)},"type":{gotext.string(node.type)}'
         f"{f',{chr(34)}mode{chr(34)}:{node.mode}' if node.mode else ''}"

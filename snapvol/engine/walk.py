@@ -198,9 +198,7 @@ class Walk:
             self.bytes_total += before.size
             self._report(bytes=before.size)
             extended = before.extended_attributes
-            return self._recorder.node(
-                name, found, attributes=extended, content=before.content, size=before.size
-            ), None
+            return self._recorder.node(name, found, attributes=extended, content=before.content, size=before.size), None
         if before is None:
             self.new += 1
         else:
@@ -237,7 +235,9 @@ class Walk:
         try:
             opened = os.fstat(fd)
             if (opened.st_ino, opened.st_dev, stat.S_IFMT(opened.st_mode)) != (
-                found.st_ino, found.st_dev, stat.S_IFREG,
+                found.st_ino,
+                found.st_dev,
+                stat.S_IFREG,
             ):
                 raise _Changed("it was replaced by something else while the backup was running")
             extended = self._attributes(fd, name)
