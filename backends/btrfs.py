@@ -13,7 +13,7 @@ from snapvol import shell
 from snapvol.backend import Features, Option
 from snapvol.backends import subvolume
 from snapvol.backends.measure import measure
-from snapvol.backends.place import Place, absolute, read_settings
+from snapvol.backends.place import Place, Reserve, absolute, read_settings
 from snapvol.backends.removal import refuse_mounted, remove_tree
 from snapvol.backends.trees import Trees
 from snapvol.errors import PoolUnavailable, SettingsError, ToolFailed, UsageError
@@ -36,7 +36,7 @@ class BtrfsSettings(Struct, frozen=True, kw_only=True):
     """
 
     path: str
-    reserve: int = 2
+    reserve: Reserve = 2
 
 
 class Btrfs(Trees):

@@ -15,7 +15,7 @@ from msgspec import Struct
 from snapvol import shell
 from snapvol.backend import Features
 from snapvol.backends.measure import measure, short_path
-from snapvol.backends.place import Place, absolute, read_settings
+from snapvol.backends.place import Place, Reserve, absolute, read_settings
 from snapvol.backends.removal import remove_tree
 from snapvol.backends.trees import Trees
 from snapvol.errors import StorageFailed, ToolFailed, Unsupported
@@ -43,7 +43,7 @@ class DirectorySettings(Struct, frozen=True, kw_only=True):
 
     path: str
     full_copies: bool = False
-    reserve: int = 2
+    reserve: Reserve = 2
 
 
 class Directory(Trees):

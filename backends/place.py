@@ -17,7 +17,7 @@ import fcntl
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -34,6 +34,7 @@ LOCK = ".snapvol-pool.lock"
 # What a directory may hold and still count as empty: what mkfs makes, and what a kill left of our first `open`.
 _NOTHING = {"lost+found", LOCK, MARKER + durable.FRESH}
 
+Reserve = Annotated[int, msgspec.Meta(ge=0, le=90)]
 Settings = TypeVar("Settings", bound=Struct)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -31,7 +32,8 @@ class Memory(Backend):
             raise SettingsError(f"[pools.{pool}] has no setting '{key}'")
         self.pool = pool
         self.id = new_id()
-        self._root = tempfile.TemporaryDirectory(prefix="snapvol-memory-", ignore_cleanup_errors=True)
+        self._root = Path(tempfile.mkdtemp(prefix="snapvol-memory-"))
+        weakref.finalize(self, shutil.rmtree, self._root, ignore_errors=True)
         self._volumes: dict[str, Volume] = {}
         self._snapshots: dict[str, list[Snapshot]] = {}
         self._staged: set[str] = set()
@@ -73,7 +75,8 @@ class Memory(Backend):
         return found
 
     def _free(self, name: str) -> str:
-        if any(volume.name == volume_name(name) for volume in self._live()):
+        volume_name(name)
+        if any(volume.name == name for volume in self._live()):
             raise AlreadyExists(f"'{name}' exists")
         return name
 
@@ -81,7 +84,7 @@ class Memory(Backend):
         return [volume for volume in self._volumes.values() if volume.deleted is None]
 
     def _data(self, owner: str) -> Path:
-        return Path(self._root.name) / owner
+        return self._root / owner
 
     def _tree(self, owner: str, volume: Volume | None = None) -> Path:
         path = self._data(owner)
@@ -164,8 +167,9 @@ class Memory(Backend):
     def snapshot(
         self, volumes: Sequence[Volume], name: str, *, message: str = "", made_by: str = "user"
     ) -> Sequence[Snapshot]:
+        snapshot_name(name)
         for volume in volumes:
-            if any(snapshot.name == snapshot_name(name) for snapshot in self._snapshots[self._get(volume).id]):
+            if any(snapshot.name == name for snapshot in self._snapshots[self._get(volume).id]):
                 raise AlreadyExists(f"'{volume.name}@{name}' exists")
         created = now()
         made = [
