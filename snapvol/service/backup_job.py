@@ -78,9 +78,9 @@ class BackupJob(Kind):
     def _point(self, run: Run, spec: BackupSpec) -> Iterator[tuple[Entry, Snapshot]]:
         """Take or find the snapshot, and hold it."""
         catalog = self._context.catalog
-        name = self._entry(spec).volume.name
+        key = self._entry(spec).key
         doing = f"backup job {run.id}"
-        with self._context.locks.volumes(name, doing=doing, wait=60, mountable=True):
+        with self._context.locks.volumes(key, doing=doing, wait=60, mountable=True):
             entry = self._entry(spec)
             if spec.snapshot is not None:
                 snapshot = entry.snapshot(spec.snapshot)
@@ -93,7 +93,7 @@ class BackupJob(Kind):
             yield entry, snapshot
         finally:
             try:
-                with self._context.locks.volumes(name, doing=f"the end of {doing}", wait=300, mountable=True):
+                with self._context.locks.volumes(key, doing=f"the end of {doing}", wait=300, mountable=True):
                     points.let_go(catalog, entry.volume.id, snapshot.name, tag)
             except InUse as error:
                 log.warning("snapshot '%s' stays until the next backup: %s", snapshot.full_name, error)

@@ -1,0 +1,236 @@
+"""The job that restores a backup: into a volume that was made for it, or in place of a volume's contents."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import Struct, field
+
+from snapvol import units
+from snapvol.api import JobInfo, JobState
+from snapvol.docker import Docker
+from snapvol.errors import InUse, NotFound, NotReady, SnapvolError
+from snapvol.model import Snapshot, State
+from snapvol.service import points, restored_options, work
+from snapvol.service.catalog import Entry
+from snapvol.service.context import Context
+from snapvol.service.job import Kind, Run, Spec
+from snapvol.service.library import Found, Library
+
+log = logging.getLogger(__name__)
+
+ELSEWHERE = "restore into a new volume: snapvol restore BACKUP NEW"
+
+
+class RestoreSpec(Struct, frozen=True, kw_only=True):
+    """What to restore, and where to.
+
+    Attributes:
+        backup: an id, ``VOLUME`` or ``VOLUME@TIME``.
+        in_place: the volume existed before; else it was made for this.
+        path: only this, relative to the volume's root.
+        asked: the options that were asked for with the volume.
+        described: the volume has its options from the backup already.
+    """
+
+    volume_id: str
+    volume: str
+    backup: str
+    repository: str
+    in_place: bool = False
+    path: str | None = None
+    asked: dict[str, str] = field(default_factory=dict)
+    described: bool = False
+
+
+class RestoreJob(Kind):
+    """Fills a volume. Until it has ended nobody may mount that volume."""
+
+    name = "restore"
+    urgent = True
+
+    def __init__(self, context: Context, library: Library, docker: Docker) -> None:
+        self._context = context
+        self._library = library
+        self._docker = docker
+
+    def accept(self, job: str, spec: Spec) -> None:
+        """See `Kind`. A volume made for the restore shows from now on which job fills it."""
+        wanted = msgspec.convert(spec, RestoreSpec)
+        entry = self._entry(wanted)
+        if wanted.in_place:
+            if entry.volume.state is not State.READY:
+                raise NotReady(f"volume '{entry.volume.name}' is {entry.volume.state}", ELSEWHERE)
+            self.refuse_used(entry)
+            points.require_snapshots(entry, ELSEWHERE)
+        elif entry.volume.state is State.READY:
+            raise NotReady(f"volume '{entry.volume.name}' is complete already", "see: snapvol ls")
+        else:
+            self._context.catalog.change(wanted.volume_id, state=State.RESTORING, job=job, error=None)
+
+    def conduct(self, run: Run) -> dict[str, Any]:
+        """See `Kind`."""
+        spec = msgspec.convert(run.spec, RestoreSpec)
+        entry = self._entry(spec)
+        doing = f"restore job {run.id}"
+        with self._context.locks.volumes(entry.key, doing=doing, wait=120):
+            found = self._found(run, spec)
+            result = self._replace(run, spec, found) if spec.in_place else self._fill(run, spec, found)
+        what = f"'{spec.path}' of " if spec.path is not None else ""
+        said = f"restored {what}backup {found.backup.id[:8]} from repository '{spec.repository}'"
+        self._context.note("restore", self._entry(spec).volume, said)
+        return {"repository": spec.repository, "backup": found.backup.id, "volume": entry.volume.name, **result}
+
+    def give_up(self, job: JobInfo, spec: Spec) -> None:
+        """See `Kind`. The volume made for the restore has failed; one that existed is as it was before."""
+        wanted = msgspec.convert(spec, RestoreSpec)
+        entry = self._context.catalog.by_id(wanted.volume_id)
+        if entry is None:
+            return
+        if wanted.in_place:
+            self._undo(entry, job, wanted.path)
+            return
+        if entry.volume.state is not State.RESTORING or entry.volume.job not in (None, job.id):
+            return
+        why = job.error or str(job.state)
+        if job.state is JobState.INTERRUPTED:
+            why += f"; retry with: snapvol job retry {job.id}, or remove it: snapvol rm {entry.volume.name}"
+        self._context.catalog.change(wanted.volume_id, state=State.FAILED, error=why, job=job.id)
+        self._context.note("restore", entry.volume, f"restore job {job.id} {job.state}: {why}")
+
+    def refuse_used(self, entry: Entry) -> None:
+        """Check that nobody uses the volume, by the kernel's account.
+
+        Raises:
+            InUse: somebody does.
+        """
+        users = self._context.kernel.users(entry.backend.mountpoint(entry.volume))
+        if users:
+            raise InUse(
+                f"volume '{entry.volume.name}' is in use by {', '.join(users[:3])}",
+                f"stop what uses it, or {ELSEWHERE}",
+            )
+
+    # -- inside -------------------------------------------------------------------------------------------------
+
+    def _entry(self, spec: RestoreSpec) -> Entry:
+        entry = self._context.catalog.by_id(spec.volume_id)
+        if entry is None:
+            raise NotFound(
+                f"volume '{spec.volume}' does not exist any more",
+                f"restore into a new one: snapvol restore {spec.backup} NEW",
+            )
+        entry.pool.require()
+        return entry
+
+    def _found(self, run: Run, spec: RestoreSpec) -> Found:
+        run.phase("looking for the backup")
+        place = self._library.place(spec.repository)
+        return msgspec.convert(run.perform(work.Describe(repository=place, backup=spec.backup)), Found)
+
+    def _restore(self, spec: RestoreSpec, found: Found, target: Path, *, exact: bool) -> work.Restore:
+        return work.Restore(
+            repository=self._library.place(spec.repository),
+            backup=found.backup.id,
+            target=target,
+            path=None if spec.path is None else spec.path.encode(),
+            exact=exact,
+        )
+
+    # -- a new volume -------------------------------------------------------------------------------------------
+
+    def _fill(self, run: Run, spec: RestoreSpec, found: Found) -> dict[str, Any]:
+        entry = self._describe(run, spec, found)
+        target = entry.backend.mount(entry.volume)
+        try:
+            # Exact, because an earlier try may have left a part.
+            result = run.perform(self._restore(spec, found, target, exact=True))
+        finally:
+            entry.backend.unmount(entry.volume)
+        self._context.catalog.change(spec.volume_id, state=State.READY, error=None)
+        return result
+
+    def _describe(self, run: Run, spec: RestoreSpec, found: Found) -> Entry:
+        """Give the volume the options and labels of the backup, and Docker the labels, before anybody sees it."""
+        entry = self._entry(spec)
+        volume, meta = entry.volume, found.meta
+        options, warnings = restored_options.merge(meta, spec.asked, entry.pool, self._context.settings)
+        for warning in warnings:
+            run.warn(warning)
+        labels = (meta.labels if meta is not None else {}) | volume.labels
+        size = options.get("size")
+        if size is not None and size != volume.options.get("size"):
+            try:
+                entry.backend.resize(volume, units.size(size))
+            except SnapvolError as error:
+                run.warn(f"size={size} of the backup was not restored: {error.message}")
+                options.pop("size")
+        self._context.catalog.change(volume.id, options=options, labels=labels, parent=found.backup.id)
+        if labels and self._docker.adopt(volume.name, labels) is False:
+            run.warn(f"Docker knew volume '{volume.name}' already, and keeps the labels that it has")
+        return self._entry(spec)
+
+    # -- in place -----------------------------------------------------------------------------------------------
+
+    def _replace(self, run: Run, spec: RestoreSpec, found: Found) -> dict[str, Any]:
+        entry = self._entry(spec)
+        self.refuse_used(entry)
+        points.require_snapshots(entry, ELSEWHERE)
+        run.phase("taking a snapshot")
+        before = points.take(self._context.catalog, entry, "before-restore", _message(run.id), points.RESTORE)
+        result = self._replace_path(run, spec, found) if spec.path is not None else self._replace_all(run, spec, found)
+        return {"before": before.name, **result}
+
+    def _replace_all(self, run: Run, spec: RestoreSpec, found: Found) -> dict[str, Any]:
+        entry = self._entry(spec)
+        backend, volume = entry.backend, entry.volume
+        try:
+            result = run.perform(self._restore(spec, found, backend.stage(volume), exact=False))
+            run.phase("replacing the contents")
+            self.refuse_used(entry)
+            backend.adopt_stage(volume)
+        except BaseException:
+            with suppress(SnapvolError):  # the next stage, or the pool's next opening, removes it
+                backend.discard_stage(volume)
+            raise
+        return result
+
+    def _replace_path(self, run: Run, spec: RestoreSpec, found: Found) -> dict[str, Any]:
+        """Restore into the live volume, which nobody can mount meanwhile; `_undo` goes back if it does not succeed."""
+        entry = self._entry(spec)
+        target = entry.backend.mount(entry.volume)
+        try:
+            return run.perform(self._restore(spec, found, target, exact=True))
+        finally:
+            entry.backend.unmount(entry.volume)
+
+    def _undo(self, entry: Entry, job: JobInfo, path: str | None) -> None:
+        """Make the volume what it was before the job."""
+        catalog, volume = self._context.catalog, entry.volume
+        before = next((it for it in entry.snapshots if _is_before(it, job.id)), None)
+        if before is None:
+            return  # it did not get as far as that
+        # What failed under our eyes while the new contents were apart has changed nothing.
+        if path is not None or job.state is JobState.INTERRUPTED:
+            try:
+                self.refuse_used(entry)
+                entry.pool.require().rollback(volume, before)
+            except SnapvolError as error:
+                self._context.note("restore", volume, f"the state before restore job {job.id} is {before.full_name}")
+                log.error("volume '%s' may hold half of a restore; snapvol rollback %s: %s",
+                          volume.name, before.full_name, error)  # fmt: skip
+                return
+        points.destroy(catalog, entry, before)
+        self._context.note("restore", volume, f"restore job {job.id} did not succeed; the contents are as before")
+
+
+def _message(job: str) -> str:
+    return f"what restore job {job} replaced"
+
+
+def _is_before(snapshot: Snapshot, job: str) -> bool:
+    return snapshot.made_by == points.RESTORE and snapshot.message == _message(job)

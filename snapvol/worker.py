@@ -1,0 +1,284 @@
+"""A worker process: one piece of bulk work, told on standard input, reported as JSON lines on standard output.
+
+``python -m snapvol.worker`` is started by `snapvol.service.process`, and by nobody else.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import faulthandler
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from types import FrameType
+from typing import IO, Any
+
+import msgspec
+
+from snapvol import errors
+from snapvol.errors import Cancelled, NoSpace, SnapvolError
+from snapvol.service import work
+from snapvol.service.repositories import open_repository
+
+PACE = 0.2  # seconds between reports of progress
+REACTION = 3.0  # seconds in which the engine should have noticed that it is to end
+MOST_PROBLEMS = 100
+
+_PR_SET_PDEATHSIG = 1
+
+
+class Report:
+    """What the daemon hears; the engine's `Progress`.
+
+    Args:
+        out: the pipe to the daemon.
+    """
+
+    def __init__(self, out: IO[bytes]) -> None:
+        self._out = out
+        self._lock = threading.Lock()
+        self._progress = work.Progressed()
+        self._sent = 0.0
+        self.stopping = False
+
+    def say(self, message: work.Message) -> None:
+        """Send a message."""
+        line = work.encode(message)
+        with self._lock:
+            self._out.write(line)
+            self._out.flush()
+
+    def phase(self, name: str) -> None:
+        """Say what is done now."""
+        self._progress = msgspec.structs.replace(self._progress, phase=name)
+        self.say(self._progress)
+
+    def total(self, files: int, bytes: int) -> None:
+        """See `snapvol.engine.progress.Progress`."""
+        self._progress = msgspec.structs.replace(self._progress, files_total=files, bytes_total=bytes)
+        self._send()
+
+    def advance(self, bytes: int, files: int) -> None:
+        """See `snapvol.engine.progress.Progress`."""
+        so_far = self._progress
+        self._progress = msgspec.structs.replace(
+            so_far, bytes_done=so_far.bytes_done + bytes, files_done=so_far.files_done + files
+        )
+        self._send()
+
+    def note(self, path: str, problem: str) -> None:
+        """See `snapvol.engine.progress.Progress`."""
+        self.say(work.Said(line=f"{path}: {problem}", warning=True))
+
+    def cancelled(self) -> None:
+        """See `snapvol.engine.progress.Progress`."""
+        if self.stopping:
+            raise Cancelled("it was cancelled")
+
+    def last(self) -> None:
+        """Send the progress that was kept back to keep the pace."""
+        self.say(self._progress)
+
+    def _send(self) -> None:
+        at = time.monotonic()
+        if at - self._sent >= PACE:
+            self._sent = at
+            self.say(self._progress)
+
+
+# -- the kinds of work ------------------------------------------------------------------------------------------------
+
+
+def _back_up(what: work.BackUp, report: Report) -> dict[str, Any]:
+    from snapvol.backend import Tree
+    from snapvol.engine.archiver import back_up, latest_parent
+
+    report.phase("opening the repository")
+    with open_repository(what.repository.name, what.repository.settings) as repository:
+        parent = latest_parent(repository, what.meta.id, what.host)
+        report.phase("backing up")
+        result = back_up(
+            repository,
+            Tree(root=what.source, identity=what.identity, stable_inodes=what.stable_inodes),
+            what.meta,
+            parent=parent,
+            progress=report,
+            host=what.host,
+        )
+    return _plain(result) | {"parent": parent}
+
+
+def _restore(what: work.Restore, report: Report) -> dict[str, Any]:
+    from snapvol.engine.restorer import restore
+
+    report.phase("opening the repository")
+    with open_repository(what.repository.name, what.repository.settings) as repository:
+        report.phase("restoring")
+        result = restore(repository, what.backup, what.target, path=what.path, exact=what.exact, progress=report)
+    for note in result.notes[:MOST_PROBLEMS]:
+        report.say(work.Said(line=note, warning=True))
+    return _plain(result)
+
+
+def _verify(what: work.Verify, report: Report) -> dict[str, Any]:
+    from snapvol.engine.verifier import verify
+
+    report.phase("opening the repository")
+    with open_repository(what.repository.name, what.repository.settings) as repository:
+        report.phase("verifying")
+        result = verify(repository, what.backup, report)
+    return _plain(result)
+
+
+def _list(what: work.List, report: Report) -> dict[str, Any]:
+    from snapvol.engine.backups import backups
+
+    with open_repository(what.repository.name, what.repository.settings) as repository:
+        found = [_info(backup, what.repository.name) for backup in backups(repository)]
+        for name, error in repository.damaged_snapshots:
+            report.say(work.Said(line=f"repository '{what.repository.name}': backup {name[:8]}: {error}", warning=True))
+    return {"backups": found}
+
+
+def _describe(what: work.Describe, report: Report) -> dict[str, Any]:
+    from snapvol.engine import reading
+    from snapvol.engine.backups import select
+
+    with open_repository(what.repository.name, what.repository.settings) as repository:
+        backup = select(repository, what.backup)
+        _, document = repository.find_snapshot(backup.id)
+        meta = None
+        if not backup.foreign:
+            repository.load_index()
+            meta = reading.root(repository, document).meta
+    return {"backup": _info(backup, what.repository.name), "meta": meta}
+
+
+def _forget(what: work.Forget, report: Report) -> dict[str, Any]:
+    with open_repository(what.repository.name, what.repository.settings) as repository:
+        # A shared lock is enough: it keeps a prune away, and whoever reads one of these backups now still has its
+        # data. An exclusive one would make a long backup of one volume keep all others from being forgotten.
+        with repository.lock() as lock:
+            lock.check()
+            repository.forget(what.backups)
+    return {}
+
+
+def _probe(what: work.Probe, report: Report) -> dict[str, Any]:
+    with open_repository(what.repository.name, what.repository.settings) as repository:
+        return {"id": repository.id}
+
+
+_WORK: dict[type[Any], Callable[[Any, Report], dict[str, Any]]] = {
+    work.BackUp: _back_up,
+    work.Restore: _restore,
+    work.Verify: _verify,
+    work.List: _list,
+    work.Describe: _describe,
+    work.Forget: _forget,
+    work.Probe: _probe,
+}
+
+
+def _info(backup: Any, repository: str) -> dict[str, Any]:
+    from snapvol.api import BackupInfo
+
+    fields = {name: getattr(backup, name) for name in BackupInfo.__struct_fields__ if hasattr(backup, name)}
+    return dict(fields) | {"repository": repository}
+
+
+def _plain(result: object) -> dict[str, Any]:
+    """Return a result as people see it in a job: problems as lines, and not without end."""
+    plain: dict[str, Any] = {}
+    for name in getattr(result, "__struct_fields__", ()):
+        value = getattr(result, name)
+        plain[name] = [str(item) for item in value[:MOST_PROBLEMS]] if isinstance(value, list | tuple) else value
+    return plain
+
+
+# -- the process ------------------------------------------------------------------------------------------------------
+
+
+def main() -> int:
+    """Do what standard input says; return the exit status."""
+    out = _own_output()
+    faulthandler.enable()
+    report = Report(out)
+    request = work.decode_request(sys.stdin.buffer.read())
+    _end_with(request.parent)
+    _obey(report)
+    try:
+        result = _WORK[type(request.work)](request.work, report)
+    except BaseException as error:
+        # Its end is reported now: a second request to end would only cut that short.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        report.say(_failed(error))
+        return 1
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    report.last()
+    report.say(work.Finished(result=result))
+    return 0
+
+
+def _own_output() -> IO[bytes]:
+    """Keep standard output for the reports; what anything else prints goes to the log."""
+    out = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    return out
+
+
+def _end_with(parent: int) -> None:
+    """Have the kernel end this process with its parent: no daemon, no work behind its back, no half-written volume.
+
+    Raises:
+        OSError: the kernel refuses.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0):
+        raise OSError(ctypes.get_errno(), "prctl")
+    if os.getppid() != parent:
+        sys.exit("the daemon has ended")
+
+
+def _obey(report: Report) -> None:
+    """On SIGTERM: end as soon as the engine looks, or where it waits for something, in `REACTION` seconds."""
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        report.stopping = True
+        signal.setitimer(signal.ITIMER_REAL, REACTION)
+
+    def insist(_number: int, _frame: FrameType | None) -> None:
+        raise Cancelled("it was cancelled")
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGALRM, insist)
+
+
+def _failed(error: BaseException) -> work.Failed:
+    """Return an error as the daemon reports it: one line for people. What nobody expected goes to the log whole."""
+    if isinstance(error, SnapvolError):
+        return work.Failed(kind=_kind(error), message=error.message, hint=error.hint)
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return work.Failed(kind=NoSpace.__name__, message=str(error), hint="free space, or raise the volume's size")
+    traceback.print_exception(error)
+    return work.Failed(
+        kind=SnapvolError.__name__, message=f"{type(error).__name__}: {error}", hint="this is a bug; its log says more"
+    )
+
+
+def _kind(error: SnapvolError) -> str:
+    """Return the nearest class that the daemon can make again from a message and a hint."""
+    for kind in type(error).__mro__:
+        if kind is not errors.ToolFailed and getattr(errors, kind.__name__, None) is kind:
+            return kind.__name__
+    return SnapvolError.__name__
+
+
+if __name__ == "__main__":
+    sys.exit(main())
