@@ -120,11 +120,14 @@ class Snapvol:
         assert self._server is not None, "the daemon was never started"
         return self._server
 
+    @property
+    def command(self) -> list[str]:
+        """What starts the daemon."""
+        return [sys.executable, "-m", "snapvol", "--config", str(self.config), "daemon"]
+
     def start(self, seconds: float = 30) -> Snapvol:
         """Start the daemon and wait until both sockets answer."""
-        self._server = Server(
-            [sys.executable, "-m", "snapvol", "--config", self.config, "daemon"], log=self.log, env=self.env
-        )
+        self._server = Server(self.command, log=self.log, env=self.env)
         self._server.ready(self.answers, seconds)
         return self
 
