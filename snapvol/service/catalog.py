@@ -29,6 +29,7 @@ class Entry(Struct, frozen=True, kw_only=True):
         snapshots: oldest first.
         damaged_snapshots: those whose metadata cannot be read.
         shadowed: why its name means another volume; None where its name is its own.
+        hidden: it is still being made: known by its id only, and listed nowhere.
     """
 
     volume: Volume
@@ -36,6 +37,12 @@ class Entry(Struct, frozen=True, kw_only=True):
     snapshots: tuple[Snapshot, ...] = ()
     damaged_snapshots: tuple[Damage, ...] = ()
     shadowed: str | None = None
+    hidden: bool = False
+
+    @property
+    def key(self) -> str:
+        """What it is claimed by (`Locks`): its name, or its id where the name is not its own."""
+        return self.volume.id if self.shadowed or self.hidden else self.volume.name
 
     @property
     def backend(self) -> Backend:
@@ -95,7 +102,7 @@ class Catalog:
             PoolUnavailable: it was last seen in a pool that is not open.
         """
         entry = self._entries.get(name) or self._entries.get(self._ids.get(name, ""))
-        if entry is not None:
+        if entry is not None and not entry.hidden:
             return entry
         for damage in self.damages():
             if damage.name == name:
@@ -108,12 +115,12 @@ class Catalog:
         raise NotFound(f"volume '{name}' does not exist", "see: snapvol ls")
 
     def by_id(self, volume_id: str) -> Entry | None:
-        """Return the live volume with this identity."""
+        """Return the live volume with this identity, a hidden one too."""
         return self._entries.get(self._ids.get(volume_id, ""))
 
     def entries(self) -> list[Entry]:
         """List the live volumes."""
-        return list(self._entries.values())
+        return [entry for entry in list(self._entries.values()) if not entry.hidden]
 
     def damages(self) -> list[Damage]:
         """List the volumes whose metadata cannot be read."""
@@ -140,7 +147,9 @@ class Catalog:
     def trash(self) -> list[Trashed]:
         """List the trash, what was removed last first."""
         return sorted(
-            self._trash.values(), key=lambda trashed: trashed.volume.deleted or trashed.volume.created, reverse=True
+            self._trash.values(),
+            key=lambda trashed: trashed.volume.deleted or trashed.volume.created,
+            reverse=True,
         )
 
     def damaged_trash(self) -> list[Damage]:
@@ -188,11 +197,22 @@ class Catalog:
 
     # -- changes that the storage has made already ---------------------------------------------------------------
 
-    def add(self, volume: Volume, pool: Pool, snapshots: Iterable[Snapshot | Damage] = ()) -> Entry:
+    def add(
+        self, volume: Volume, pool: Pool, snapshots: Iterable[Snapshot | Damage] = (), *, hidden: bool = False
+    ) -> Entry:
         """Take in a volume that the storage has now."""
         with self._lock:
-            entry = self._put(_entry(volume, pool, list(snapshots)))
+            entry = self._put(msgspec.structs.replace(_entry(volume, pool, list(snapshots)), hidden=hidden))
         self._remember(pool)
+        return entry
+
+    def show(self, volume_id: str) -> Entry:
+        """Let everybody see a volume that was hidden."""
+        with self._lock:
+            entry = self._live(volume_id)
+            del self._entries[entry.key]
+            entry = self._put(msgspec.structs.replace(entry, hidden=False))
+        self._remember(entry.pool)
         return entry
 
     def remove(self, volume: Volume) -> None:
@@ -297,15 +317,14 @@ class Catalog:
         with self._lock:
             volume = entry.volume
             holder = self._entries.get(volume.name)
-            if holder is not None and holder.volume.id != volume.id:
+            if holder is not None and holder.volume.id != volume.id and not entry.hidden:
                 entry = msgspec.structs.replace(
                     entry,
                     shadowed=f"pool '{holder.pool.name}' has a volume of this name too; "
                     f"rename this one: snapvol rename {volume.id} NEW-NAME",
                 )
-            key = volume.id if entry.shadowed else volume.name
-            self._entries[key] = entry
-            self._ids[volume.id] = key
+            self._entries[entry.key] = entry
+            self._ids[volume.id] = entry.key
             return entry
 
     def _remember(self, pool: Pool) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 from snapvol.api import JobInfo
@@ -62,6 +64,22 @@ class Context:
     def note(self, kind: str, volume: Volume, message: str) -> None:
         """Add to a volume's history."""
         self.state.add_event(kind, volume.name, message, volume.id)
+
+    @contextmanager
+    def claim(self, name: str, doing: str, *, mountable: bool = False) -> Iterator[Entry]:
+        """Claim an existing volume whose contents can be used; see `Locks.volumes`.
+
+        Raises:
+            NotFound: there is none.
+            NotReady: see `require_ready`. Said at once: a restore claims its volume for long.
+            InUse: another operation works on it.
+        """
+        entry = self.catalog.get(name)
+        self.require_ready(entry)
+        with self.locks.volumes(entry.key, doing=doing, mountable=mountable):
+            entry = self.catalog.get(name)
+            self.require_ready(entry)
+            yield entry
 
     def refuse_used(self, entry: Entry, to: str) -> None:
         """Check that nobody uses a volume: by the kernel's account, and by that of the jobs.

@@ -10,9 +10,9 @@ from msgspec import Struct
 
 from snapvol import units
 from snapvol.backend import Backend
-from snapvol.errors import AlreadyExists, NotFound, SnapvolError, UsageError
+from snapvol.errors import AlreadyExists, NotFound, UsageError
 from snapvol.model import Snapshot, State, Volume, new_id, now
-from snapvol.names import split_snapshot, volume_name
+from snapvol.names import volume_name
 from snapvol.service import options as volume_options
 from snapvol.service.catalog import Entry
 from snapvol.service.context import Context
@@ -68,26 +68,23 @@ class Creation:
             NotFound: what it is to be made from does not exist.
         """
         source = self._source(volume_name(name), options)
+        existing = self._existing(name)
+        if existing is not None:
+            return self._same(existing, self._request(name, options, labels, source, existing))
         volumes = [name, *([source[0]] if source else [])]
         with self._context.locks.volumes(*volumes, doing=f"creation of '{name}'", wait=JOIN, mountable=True):
             existing = self._existing(name)
             request = self._request(name, options, labels, source, existing)
             if existing is not None:
-                _refuse_other(existing, request)
-                return existing
+                return self._same(existing, request)
             self._context.catalog.refuse_taken(name)
             return self._make(request)
 
     # -- what is asked for --------------------------------------------------------------------------------------
 
     def _source(self, name: str, options: Mapping[str, str]) -> tuple[str, str | None] | None:
-        if "snapshot" not in options:
-            return None
-        try:
-            source = split_snapshot(options["snapshot"].strip())
-        except SnapvolError as error:
-            raise type(error)(f"option 'snapshot': {error.message}", error.hint) from None
-        if source[0] == name:
+        source = volume_options.source_of(options)
+        if source is not None and source[0] == name:
             raise UsageError(f"volume '{name}' cannot be made from itself", f"see: snapvol rollback {name}@SNAPSHOT")
         return source
 
@@ -127,6 +124,12 @@ class Creation:
         if origin is not None:
             explained |= volume_options.inherited(origin.volume.options)
         return _Request(name=name, pool=pool, asked=asked, explained=explained, labels=dict(labels), source=source)
+
+    def _same(self, existing: Entry, request: _Request) -> Entry:
+        _refuse_other(existing, request)
+        if existing.volume.state is State.FAILED:
+            self._context.require_ready(existing)  # nobody must take it for made
+        return existing
 
     # -- making -------------------------------------------------------------------------------------------------
 
@@ -182,20 +185,15 @@ class Creation:
         )
         backend.create(volume, size=_size(options))
         catalog = self._context.catalog
-        catalog.add(volume, request.pool)
+        catalog.add(volume, request.pool, hidden=True)
         try:
             job = self._context.restorer.fill(volume, options["backup"], options.get("repository"))
         except BaseException:
             catalog.remove(volume)
             backend.destroy(volume)
             raise
-        # The job may be at its end already: only what it does not say itself is added.
-        catalog.change(volume.id, job=job.id)
         self._context.note("create", volume, f"created from backup {options['backup']}, job {job.id}")
-        entry = catalog.by_id(volume.id)
-        if entry is None:
-            raise NotFound(f"volume '{volume.name}' was removed while it was being created")
-        return entry
+        return catalog.show(volume.id)
 
 
 def _size(options: Mapping[str, str]) -> int | None:

@@ -47,11 +47,25 @@ def read(given: Mapping[str, str], settings: Settings, kinds: Mapping[str, type[
             continue
         check_key(key, kinds, kind)
         checked[key] = _value(key, value, settings, kinds[kind])
-    if "snapshot" in checked and "backup" in checked:
-        raise UsageError("options 'snapshot' and 'backup' exclude each other", "a volume is made from one of them")
     if checked.get("protect") == "false":
         del checked["protect"]  # the same as not given, and compared as such
     return checked
+
+
+def source_of(given: Mapping[str, str]) -> tuple[str, str | None] | None:
+    """Return the volume that the option ``snapshot`` names, and the snapshot, or None for one taken now.
+
+    Raises:
+        UsageError: it is not ``VOLUME[@SNAPSHOT]``, or ``backup`` is given too.
+    """
+    if "snapshot" not in given:
+        return None
+    if "backup" in given:
+        raise UsageError("options 'snapshot' and 'backup' exclude each other", "a volume is made from one of them")
+    try:
+        return split_snapshot(given["snapshot"].strip())
+    except SnapvolError as error:
+        raise type(error)(f"option 'snapshot': {error.message}", error.hint) from None
 
 
 def pool_of(given: Mapping[str, str], settings: Settings) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import msgspec
 from msgspec import Struct
 
 from snapvol.backend import Backend
-from snapvol.errors import PoolUnavailable, SnapvolError
+from snapvol.errors import PoolUnavailable
 from snapvol.model import Health, Volume
 
 log = logging.getLogger(__name__)
@@ -61,8 +62,11 @@ class Pool:
         """The kind of storage."""
         return self.backend.kind
 
-    def open(self) -> None:
-        """Open the backend; a pool that cannot be opened is remembered with its problem.
+    def open(self, load: Callable[[Pool], None]) -> None:
+        """Open the backend and read what it has; a pool that cannot be opened is remembered with its problem.
+
+        Args:
+            load: reads the volumes of a pool whose backend is open.
 
         Raises:
             SnapvolError: why it cannot.
@@ -73,8 +77,9 @@ class Pool:
             if expected is None:
                 _write(self._identity, _Identity(id=found), sync=True)
             self.health = self.backend.health()
-        except (SnapvolError, OSError) as error:
-            self.problem = str(error)
+            load(self)
+        except Exception as error:
+            self.problem = str(error) or type(error).__name__
             self.health = Health(ok=False, problem=self.problem)
             self.seen = self._last_seen()
             raise

@@ -34,9 +34,12 @@ class Removal:
             Protected: ``protect=true``, or one of its snapshots is held.
             InUse: somebody uses it by the kernel's account; holders that the kernel does not show are no obstacle.
         """
-        with self._context.locks.volumes(name, doing="removal"):
+        entry = self._context.catalog.get(name)
+        self._refuse(entry)
+        if entry.volume.state is not State.READY and not dry_run:
+            self._context.restorer.cancel(entry.volume.id)  # first: the job claims the volume while it runs
+        with self._context.locks.volumes(entry.key, doing="removal"):
             entry = self._context.catalog.get(name)
-            entry.pool.require()
             self._refuse(entry)
             if entry.volume.state is not State.READY:
                 return self._remove_unfinished(entry, dry_run=dry_run)
@@ -54,6 +57,7 @@ class Removal:
 
     def _refuse(self, entry: Entry) -> None:
         volume = entry.volume
+        entry.pool.require()
         if volume.options.get("protect") == "true":
             raise Protected(
                 f"volume '{volume.name}' is protected", f"allow its removal: snapvol set {volume.name} protect=false"
@@ -77,7 +81,6 @@ class Removal:
         volume = entry.volume
         plan = _destruction(entry, f"it is {volume.state} from backup {volume.parent}", done=not dry_run)
         if not dry_run:
-            self._context.restorer.cancel(volume.id)
             entry.backend.destroy(volume)
             self._context.catalog.remove(volume)
             self._forget(entry, f"removed while {volume.state}")

@@ -2,13 +2,60 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from snapvol.api import ChangeInfo, Event, Plan, PoolInfo, SnapshotInfo, TrashInfo, VolumeInfo
-from snapvol.service.holders import Client
+from snapvol.api import ChangeInfo, Event, JobInfo, Plan, PoolInfo, SnapshotInfo, TrashInfo, VolumeInfo
+from snapvol.backend import Backend
+from snapvol.backends import BACKENDS
+from snapvol.errors import NotReady, PoolUnavailable, Refused, SnapvolError, Unsupported
+from snapvol.model import Volume
+from snapvol.service import views
+from snapvol.service.catalog import Catalog, Entry
+from snapvol.service.context import Context
+from snapvol.service.creation import Creation
+from snapvol.service.effective import effective
+from snapvol.service.holders import Client, Holders
+from snapvol.service.jobs import Jobs
+from snapvol.service.kernel import Kernel, Proc
+from snapvol.service.locks import Locks
+from snapvol.service.pools import Pools, configured
+from snapvol.service.removal import Removal
+from snapvol.service.snapshots import Snapshots
+from snapvol.service.state import StateDatabase
+from snapvol.service.trash import Trash
+from snapvol.service.volumes import Volumes
 from snapvol.settings import Settings
+
+log = logging.getLogger(__name__)
+
+STOPPING = 60.0  # seconds that a removal waits for the end of the job that fills the volume
+
+
+class _Restorer:
+    """What volumes need of jobs; see `snapvol.service.context.Restorer`."""
+
+    def __init__(self, jobs: Jobs) -> None:
+        self._jobs = jobs
+
+    def fill(self, volume: Volume, backup: str, repository: str | None) -> JobInfo:
+        """Begin to restore a backup into a volume."""
+        raise Unsupported("volumes cannot be made from backups yet")
+
+    def active(self, volume_id: str) -> JobInfo | None:
+        """Return the job that works on a volume."""
+        return self._jobs.active(volume_id)
+
+    def cancel(self, volume_id: str) -> None:
+        """Stop the job that works on a volume, and wait for its end."""
+        job = self._jobs.active(volume_id)
+        if job is not None:
+            with suppress(Refused):  # it has ended meanwhile
+                self._jobs.cancel(job.id)
+            self._jobs.wait(job.id, STOPPING)
 
 
 class Service:
@@ -16,27 +63,75 @@ class Service:
 
     Reading methods (`volumes`, `volume`, `mountpoint`, `snapshots`, `trash`, `pools`) answer from memory.
 
-    Args:
+    Attributes:
         settings: the effective settings.
+        state: the history.
+        jobs: long work.
+
+    Args:
+        settings: see above.
+        kinds: the kinds of storage; all that there are where None.
+        kernel: who says what is in use; the real one where None.
 
     Raises:
         SettingsError: a pool's settings or its default options are wrong.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        kinds: Mapping[str, type[Backend]] | None = None,
+        kernel: Kernel | None = None,
+    ) -> None:
+        kinds = BACKENDS if kinds is None else kinds
         self.settings = settings
+        catalog = Catalog(configured(settings, kinds))
+        self.state = StateDatabase(settings.daemon.root / "state.db")
+        self.jobs = Jobs(self.state, settings.daemon.jobs)
+        self._restorer = _Restorer(self.jobs)
+        self._context = Context(
+            settings,
+            state=self.state,
+            catalog=catalog,
+            locks=Locks(),
+            holders=Holders(settings.daemon.runtime / "holders.json"),
+            kernel=kernel or Proc(),
+            restorer=self._restorer,
+        )
+        self._pools = Pools(catalog)
+        self._volumes = Volumes(self._context, kinds)
+        self._snapshots = Snapshots(self._context)
+        self._trash = Trash(self._context)
+        self._creation = Creation(self._context, kinds, self._snapshots)
+        self._removal = Removal(self._context, self._trash)
 
     def start(self) -> None:
         """Open the pools, load the catalog, read the holders, mark interrupted jobs."""
+        self._context.holders.load()
+        self._pools.open()
+        self.jobs.start()
+        self._volumes.give_up_lost_restores()
+        try:
+            self._volumes.refresh_users()
+        except SnapvolError as error:
+            log.warning("who uses which volume is not known yet: %s", error)
 
     def close(self) -> None:
-        """Stop jobs and write what is not written. The volumes stay as they are."""
+        """Stop the jobs, let go of the pools, close the history. The volumes stay as they are."""
+        self.jobs.close()
+        self._pools.close()
+        self.state.close()
 
     # -- volumes ------------------------------------------------------------------------------------------------
 
     def volumes(self) -> list[VolumeInfo]:
         """List all volumes, the damaged ones too, by name."""
-        raise NotImplementedError
+        catalog = self._context.catalog
+        infos = [views.volume(self._context, entry) for entry in catalog.entries()]
+        infos += [views.damaged(damage, catalog.pools[damage.pool]) for damage in catalog.damages()]
+        infos += [views.missing(self._context, seen, pool) for pool, seen in catalog.missing()]
+        return sorted(infos, key=lambda info: (info.name, info.damaged))
 
     def volume(self, name: str) -> VolumeInfo:
         """Return one volume.
@@ -44,11 +139,23 @@ class Service:
         Raises:
             NotFound: there is none. A volume of a pool that cannot be opened is known by what was last seen of it.
         """
-        raise NotImplementedError
+        catalog = self._context.catalog
+        try:
+            return views.volume(self._context, catalog.get(name))
+        except NotReady:
+            for damage in catalog.damages():
+                if damage.name == name:
+                    return views.damaged(damage, catalog.pools[damage.pool])
+            raise
+        except PoolUnavailable:
+            for pool, seen in catalog.missing():
+                if name in (seen.name, seen.id):
+                    return views.missing(self._context, seen, pool)
+            raise
 
     def mountpoint(self, name: str) -> Path:
         """Return where the volume is, or would be, mounted."""
-        raise NotImplementedError
+        return Path(self.volume(name).mountpoint)
 
     def create_volume(
         self, name: str, options: Mapping[str, str] | None = None, labels: Mapping[str, str] | None = None
@@ -59,7 +166,7 @@ class Service:
             UsageError: the name or an option is wrong.
             AlreadyExists: there is one with other options; the message shows the difference.
         """
-        raise NotImplementedError
+        return self._info(self._creation.create(name, options or {}, labels or {}))
 
     def remove_volume(self, name: str, *, dry_run: bool = False, permanent: bool = False) -> Plan:
         """Move a volume to the trash, or destroy it.
@@ -69,19 +176,19 @@ class Service:
             Protected: ``protect=true``, or a snapshot is held.
             InUse: the kernel shows somebody who has it mounted.
         """
-        raise NotImplementedError
+        return self._removal.remove(name, dry_run=dry_run, permanent=permanent)
 
     def set_options(self, name: str, changes: Mapping[str, str | None]) -> VolumeInfo:
         """Change options; None takes one away."""
-        raise NotImplementedError
+        return self._info(self._volumes.set_options(name, changes))
 
     def rename_volume(self, name: str, to: str) -> VolumeInfo:
         """Give a volume another name; its snapshots and backups follow."""
-        raise NotImplementedError
+        return self._info(self._volumes.rename(name, to))
 
     def resize_volume(self, name: str, size: str) -> VolumeInfo:
         """Set a volume's size, such as ``10G``."""
-        raise NotImplementedError
+        return self._info(self._volumes.resize(name, size))
 
     def mount(self, name: str, holder: str = "", client: Client | None = None) -> Path:
         """Make a volume available and note who holds it; return its mountpoint.
@@ -89,29 +196,30 @@ class Service:
         Raises:
             NotReady: it is being restored, or its restore failed.
         """
-        raise NotImplementedError
+        return self._volumes.mount(name, holder, client)
 
     def unmount(self, name: str, holder: str = "", client: Client | None = None) -> None:
         """End one mount of ``holder``. One that is not known is no error."""
-        raise NotImplementedError
+        self._volumes.unmount(name, holder, client)
 
     def rollback(self, name: str, snapshot: str, *, dry_run: bool = False) -> Plan:
         """Make a volume's contents those of its snapshot, after a snapshot of what they are now."""
-        raise NotImplementedError
+        return self._snapshots.rollback(name, snapshot, dry_run=dry_run)
 
     def log(self, name: str) -> list[Event]:
         """Return what happened to a volume, oldest first."""
-        raise NotImplementedError
+        info = self.volume(name)
+        return self.state.events(name, info.id)
 
     # -- snapshots ----------------------------------------------------------------------------------------------
 
     def snapshot(self, volumes: Sequence[str], name: str | None = None, message: str = "") -> list[SnapshotInfo]:
         """Snapshot several volumes under one name, at one instant where the storage can; all or none."""
-        raise NotImplementedError
+        return list(self._snapshots.snapshot(volumes, name, message))
 
     def snapshots(self, volume: str | None = None) -> list[SnapshotInfo]:
         """List the snapshots of one volume, or of all, oldest first."""
-        raise NotImplementedError
+        return list(self._snapshots.list(volume))
 
     def destroy_snapshot(self, volume: str, snapshot: str, *, dry_run: bool = False) -> Plan:
         """Destroy a snapshot.
@@ -119,52 +227,60 @@ class Service:
         Raises:
             Protected: it is held; the message names the tags.
         """
-        raise NotImplementedError
+        return self._snapshots.destroy(volume, snapshot, dry_run=dry_run)
 
     def hold(self, volume: str, snapshot: str, tag: str = "user") -> SnapshotInfo:
         """Keep a snapshot from being destroyed."""
-        raise NotImplementedError
+        return self._snapshots.hold(volume, snapshot, tag)
 
     def release(self, volume: str, snapshot: str, tag: str = "user") -> SnapshotInfo:
         """Undo `hold`."""
-        raise NotImplementedError
+        return self._snapshots.release(volume, snapshot, tag)
 
     def diff(self, a: str, b: str) -> list[ChangeInfo]:
         """Return what differs from ``VOLUME@A`` to ``VOLUME@B``, or to ``VOLUME`` as it is now."""
-        raise NotImplementedError
+        return list(self._snapshots.diff(a, b))
 
     # -- trash --------------------------------------------------------------------------------------------------
 
     def trash(self) -> list[TrashInfo]:
         """List removed volumes, newest first."""
-        raise NotImplementedError
+        return list(self._trash.list())
 
     def undelete(self, ref: str, name: str | None = None) -> VolumeInfo:
         """Bring a removed volume back, by id or by name (the one removed last), under its own or another name."""
-        raise NotImplementedError
+        return self._info(self._trash.undelete(ref, name))
 
     def empty_trash(self, ref: str | None = None, *, dry_run: bool = False) -> Plan:
         """Destroy what is in the trash: all of it, or what ``ref`` (id or name) names."""
-        raise NotImplementedError
+        return self._trash.empty(ref, dry_run=dry_run)
 
     def expire_trash(self) -> None:
         """Destroy what has been in the trash for longer than ``trash.keep``. For the daemon's housekeeping."""
+        self._trash.expire()
 
     # -- pools and housekeeping ---------------------------------------------------------------------------------
 
     def pools(self) -> list[PoolInfo]:
         """List the pools as they were when last looked at."""
-        raise NotImplementedError
+        default = self.settings.default_pool
+        return [views.pool(pool, default=pool.name == default) for pool in self._context.catalog.pools.values()]
 
     def config(self) -> dict[str, Any]:
         """Return the effective settings: dotted key → {value, origin}."""
-        raise NotImplementedError
+        return effective(self.settings)
 
     def refresh_pools(self) -> None:
         """Look at every pool's health and try again to open those that could not be opened. Every ~10 s."""
+        self._pools.refresh()
 
     def refresh_users(self) -> None:
         """Ask the kernel who uses which volume, and drop the holders of dead clients that nobody backs. Every ~30 s."""
+        self._volumes.refresh_users()
 
     def refresh_usage(self, name: str | None = None) -> None:
         """Measure what one volume, or every volume, takes. May take long."""
+        self._volumes.refresh_usage(name)
+
+    def _info(self, entry: Entry) -> VolumeInfo:
+        return views.volume(self._context, entry)

@@ -38,18 +38,25 @@ class Snapshots:
             AlreadyExists: one of them has a snapshot of that name.
             Unsupported: one of the pools has no snapshots.
         """
-        wanted = list(dict.fromkeys(volumes))
+        wanted = list(volumes)
         if not wanted:
             raise UsageError("no volume to snapshot was named")
         if name is not None:
             snapshot_name(name)
         _check_message(message)
-        with self._context.locks.volumes(*wanted, doing="a snapshot", mountable=True):
-            entries = [self._context.catalog.get(volume) for volume in wanted]
-            for entry in entries:
-                self._context.require_ready(entry)
+        with self._context.locks.volumes(*self._keys(wanted), doing="a snapshot", mountable=True):
+            entries = self._ready(wanted)
             made = self.take(entries, name or free_name(entries, now()), message, "user")
         return [views.snapshot(snapshot) for snapshot in made]
+
+    def _ready(self, volumes: Sequence[str]) -> list[Entry]:
+        entries = {entry.volume.id: entry for entry in map(self._context.catalog.get, volumes)}
+        for entry in entries.values():
+            self._context.require_ready(entry)
+        return list(entries.values())
+
+    def _keys(self, volumes: Sequence[str]) -> list[str]:
+        return [entry.key for entry in self._ready(volumes)]
 
     def take(self, entries: Sequence[Entry], name: str, message: str, made_by: str) -> list[Snapshot]:
         """Snapshot volumes that the caller has claimed; all or none. In the order of ``entries``.
@@ -113,12 +120,11 @@ class Snapshots:
         (volume, old_name), (other, new_name) = split_snapshot(a), split_snapshot(b)
         if old_name is None:
             raise UsageError(f"'{a}' is not a snapshot", f"write {a}@SNAPSHOT; the second may be a volume")
-        with self._context.locks.volumes(volume, other, doing=f"a comparison of {a} and {b}", mountable=True):
-            entry, later = self._context.catalog.get(volume), self._context.catalog.get(other)
-            entry.pool.require(), later.pool.require()
+        keys = self._keys([volume, other])
+        with self._context.locks.volumes(*keys, doing=f"a comparison of {a} and {b}", mountable=True):
+            entry, later = self._ready([volume])[0], self._ready([other])[0]
             base = entry.snapshot(old_name)
             if new_name is None:
-                self._context.require_ready(later)
                 with entry.backend.open_snapshot(base) as tree:
                     live = later.backend.mount(later.volume)
                     return [differences.shown(change) for change in differences.compare(tree.root, live)]
@@ -140,11 +146,9 @@ class Snapshots:
         Raises:
             Protected: it is held, or a clone needs it.
         """
-        with self._context.locks.volumes(volume, doing=f"destruction of snapshot '{name}'", mountable=True):
-            entry = self._context.catalog.get(volume)
+        with self._context.claim(volume, f"destruction of snapshot '{name}'", mountable=True) as entry:
             snapshot = entry.snapshot(snapshot_name(name))
             refuse_held([snapshot])
-            entry.pool.require()
             if not dry_run:
                 self._destroy(entry, snapshot)
                 self._context.note("destroy-snapshot", entry.volume, f"snapshot {snapshot.full_name} destroyed")
@@ -167,10 +171,8 @@ class Snapshots:
     def _tag(self, volume: str, name: str, tag: str, *, held: bool) -> SnapshotInfo:
         if not tag or len(tag) > LONGEST or not tag.isprintable():
             raise UsageError(f"{tag[:60]!r} is not a tag", "use up to 255 printable characters")
-        with self._context.locks.volumes(volume, doing=f"a hold on snapshot '{name}'", mountable=True):
-            entry = self._context.catalog.get(volume)
+        with self._context.claim(volume, f"a hold on snapshot '{name}'", mountable=True) as entry:
             snapshot = entry.snapshot(snapshot_name(name))
-            entry.pool.require()
             (entry.backend.hold if held else entry.backend.release)(snapshot, tag)
             tags = [other for other in snapshot.holds if other != tag]
             changed = msgspec.structs.replace(snapshot, holds=tuple(sorted([*tags, tag] if held else tags)))
@@ -187,10 +189,8 @@ class Snapshots:
         Raises:
             InUse: somebody has it mounted.
         """
-        with self._context.locks.volumes(volume, doing=f"rollback to '{name}'"):
-            entry = self._context.catalog.get(volume)
+        with self._context.claim(volume, f"rollback to '{name}'") as entry:
             snapshot = entry.snapshot(snapshot_name(name))
-            self._context.require_ready(entry)
             self._context.refuse_used(entry, "roll it back")
             saved = free_name([entry], now(), "before-rollback-")
             plan = _rollback_plan(entry, snapshot, saved, done=not dry_run)

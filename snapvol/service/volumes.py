@@ -40,7 +40,9 @@ class Volumes:
         Raises:
             NotReady: it is being restored, or could not be.
         """
-        with self._context.locks.mounting(name):
+        entry = self._context.catalog.get(name)
+        self._context.require_ready(entry)
+        with self._context.locks.mounting(entry.key):
             entry = self._context.catalog.get(name)
             self._context.require_ready(entry)
             path = entry.backend.mount(entry.volume)
@@ -68,18 +70,19 @@ class Volumes:
             self._context.holders.forget(volume_id)
         if self._context.holders.count(volume_id) == 0:
             self._context.users.pop(volume_id, None)
-            self._unmount(name, volume_id)
+            self._unmount(entry)
 
-    def _unmount(self, name: str, volume_id: str) -> None:
+    def _unmount(self, entry: Entry) -> None:
         # Docker must never hear of a failed unmount: its counts would be wrong from then on (G7).
+        volume_id = entry.volume.id
         try:
-            with self._context.locks.mounting(name, wait=0.5):
-                entry = self._context.catalog.by_id(volume_id)
-                if entry is not None and self._context.holders.count(volume_id) == 0:
-                    entry.backend.unmount(entry.volume)
+            with self._context.locks.mounting(entry.key, wait=0.5):
+                found = self._context.catalog.by_id(volume_id)
+                if found is not None and self._context.holders.count(volume_id) == 0:
+                    found.backend.unmount(found.volume)
                 self._unmount_later.discard(volume_id)
         except SnapvolError as error:
-            log.info("volume '%s' is unmounted later: %s", name, error)
+            log.info("volume '%s' is unmounted later: %s", entry.volume.name, error)
             self._unmount_later.add(volume_id)
 
     def refresh_users(self) -> None:
@@ -102,7 +105,7 @@ class Volumes:
             if entry is None:
                 self._unmount_later.discard(volume_id)
             elif self._context.holders.count(volume_id) == 0:
-                self._unmount(entry.volume.name, volume_id)
+                self._unmount(entry)
 
     # -- changing -----------------------------------------------------------------------------------------------
 
@@ -114,7 +117,9 @@ class Volumes:
             AlreadyExists: ``to`` is taken.
         """
         volume_name(to)
-        with self._context.locks.volumes(name, to, doing=f"renaming of '{name}' to '{to}'"):
+        present = self._context.catalog.get(name)
+        self._context.require_ready(present)
+        with self._context.locks.volumes(present.key, to, doing=f"renaming of '{name}' to '{to}'"):
             entry = self._context.catalog.get(name)
             if entry.volume.name == to and entry.shadowed is None:
                 return entry
@@ -144,13 +149,11 @@ class Volumes:
             UsageError: an option or value is wrong.
             Refused: an option is fixed once the volume exists; says what to do instead.
         """
-        with self._context.locks.volumes(name, doing="a change of options", mountable=True):
-            entry = self._context.catalog.get(name)
+        with self._context.claim(name, "a change of options", mountable=True) as entry:
             backend = entry.pool.require()
             changed = self._changed(entry, changes)
             if changed == entry.volume.options:
                 return entry
-            self._context.require_ready(entry)
             size = changed.get("size")
             if size is not None and size != entry.volume.options.get("size"):
                 backend.resize(entry.volume, units.size(size))
@@ -224,7 +227,7 @@ class Volumes:
         for entry in self._context.catalog.entries():
             volume = entry.volume
             if volume.state is State.RESTORING and self._context.restorer.active(volume.id) is None:
-                with suppress(InUse), self._context.locks.volumes(volume.name, doing="giving up its restore", wait=0):
+                with suppress(InUse), self._context.locks.volumes(entry.key, doing="giving up its restore", wait=0):
                     self._give_up(volume)
 
     def _give_up(self, volume: Volume) -> None:
