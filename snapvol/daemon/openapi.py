@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import UnionType
 from typing import Any, get_args
 
 import msgspec
@@ -64,10 +65,20 @@ def _schemas(routes: Sequence[Route]) -> tuple[dict[str, Any], dict[str, Any]]:
     kinds: dict[str, Any] = {_key(Error): Error}
     for route in routes:
         for kind in (_answer(route), route.body, route.query):
-            if kind is not None:
-                kinds[_key(kind)] = kind
+            for each in _alternatives(kind) if kind is not None else ():
+                kinds[_key(each)] = each
     found, components = msgspec.json.schema_components(kinds.values(), ref_template=_REFERENCE)
     return dict(zip(kinds, found, strict=True)), components
+
+
+def _alternatives(kind: Any) -> tuple[Any, ...]:
+    """Return what a union of records is a union of: msgspec describes those one by one only."""
+    return get_args(kind) if isinstance(kind, UnionType) else (kind,)
+
+
+def _schema(kind: Any, schemas: dict[str, Any]) -> Any:
+    found = [schemas[_key(each)] for each in _alternatives(kind)]
+    return found[0] if len(found) == 1 else {"anyOf": found}
 
 
 def _plain(name: str, summary: str, media: str) -> dict[str, Any]:
@@ -94,7 +105,7 @@ def _operation(route: Route, schemas: dict[str, Any]) -> dict[str, Any]:
             *_query(route.query),
         ],
         "responses": {
-            "200": {"description": "done", "content": {media: {"schema": schemas[_key(_answer(route))]}}},
+            "200": {"description": "done", "content": {media: {"schema": _schema(_answer(route), schemas)}}},
             "default": {"description": "not done", "content": {JSON: {"schema": schemas[_key(Error)]}}},
         },
     }
