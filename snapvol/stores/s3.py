@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from hashlib import md5
 from typing import TYPE_CHECKING, Any, cast
-from urllib.parse import urlsplit
 
 import boto3
 import botocore.session
@@ -84,10 +83,10 @@ class S3Store(Store):
             if is_beyond_end(error):
                 raise Damaged(f"{name} in {self.location} ends before byte {offset + (length or 1)}") from error
             raise self._failed("cannot read", name, error) from error
-        if wanted and answer["ResponseMetadata"]["HTTPStatusCode"] == 200:  # a server that does not know ranges
-            data = data[offset:] if length is None else data[offset : offset + length]
-        elif len(data) != answer["ContentLength"]:
+        if len(data) != answer["ContentLength"]:
             raise Transient(f"{name} in {self.location} broke off after {len(data)} of {answer['ContentLength']} bytes")
+        if wanted and "ContentRange" not in answer:  # the whole object, from a server that does not know ranges
+            data = data[offset:] if length is None else data[offset : offset + length]
         if length is not None and len(data) != length:
             raise Damaged(f"{name} in {self.location} ends at byte {offset + len(data)}, before byte {offset + length}")
         return data
@@ -174,7 +173,7 @@ def _client(settings: RepositorySettings) -> S3Client:
         raise SettingsError(f"addressing {settings.addressing!r} is not known", f"valid: {', '.join(_ADDRESSING)}")
     session = _session(settings)
     addressing = settings.addressing
-    if addressing == "auto" and settings.endpoint and not _is_aws(settings.endpoint):
+    if addressing == "auto" and settings.endpoint:
         addressing = "path"  # few servers of one's own have a DNS name for every bucket
     client: S3Client = session.client(
         "s3",
@@ -217,10 +216,6 @@ def _checked_ca_file(settings: RepositorySettings) -> str | None:
     if not settings.ca_file.is_file():
         raise SettingsError(f"ca_file {settings.ca_file} does not exist", "name a file of PEM certificates")
     return str(settings.ca_file)
-
-
-def _is_aws(endpoint: str) -> bool:
-    return (urlsplit(endpoint).hostname or "").endswith((".amazonaws.com", ".amazonaws.com.cn"))
 
 
 def _with_md5(request: Any, **_: object) -> None:
