@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -18,10 +18,12 @@ from snapvol.settings import Settings
 
 
 class Restorer(Protocol):
-    """What volumes need of jobs: `snapvol.service.jobs` and `snapvol.service.backups` offer it."""
+    """What volumes need of jobs: `snapvol.service.backups` offers it."""
 
-    def fill(self, volume: Volume, backup: str, repository: str | None) -> JobInfo:
-        """Begin to restore a backup into a volume that was just made for it.
+    def fill(
+        self, volume: Volume, backup: str, repository: str | None, asked: Mapping[str, str] | None = None
+    ) -> JobInfo:
+        """Begin to restore a backup into a volume that was just made for it; ``asked`` are the options given with it.
 
         Raises:
             SnapvolError: there is no such backup, or its repository cannot be used.

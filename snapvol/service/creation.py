@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 
 from msgspec import Struct
 
 from snapvol import units
+from snapvol.api import JobInfo
 from snapvol.backend import Backend
 from snapvol.errors import AlreadyExists, NotFound, UsageError
 from snapvol.model import Snapshot, State, Volume, new_id, now
@@ -22,6 +23,9 @@ from snapvol.service.snapshots import Snapshots, free_name
 log = logging.getLogger(__name__)
 
 JOIN = 110.0  # seconds: Docker waits for 120 at most
+
+
+Fill = Callable[[Volume, Mapping[str, str]], JobInfo]  # the volume that was made, and the options asked for
 
 
 class _Request(Struct, frozen=True, kw_only=True):
@@ -57,10 +61,18 @@ class Creation:
         self._kinds = kinds
         self._snapshots = snapshots
 
-    def create(self, name: str, options: Mapping[str, str], labels: Mapping[str, str]) -> Entry:
+    def create(
+        self, name: str, options: Mapping[str, str], labels: Mapping[str, str], fill: Fill | None = None
+    ) -> Entry:
         """Make a volume; return it also where it exists already with the same options.
 
         Whoever asks for a name that is just being made waits for it.
+
+        Args:
+            name: of the volume.
+            options: as they were given.
+            labels: Docker's, where they are known.
+            fill: begins to restore into a volume with the option ``backup``; the restorer's own way where None.
 
         Raises:
             UsageError: the name or an option is wrong.
@@ -78,7 +90,7 @@ class Creation:
             if existing is not None:
                 return self._same(existing, request)
             self._context.catalog.refuse_taken(name)
-            return self._make(request)
+            return self._make(request, fill)
 
     # -- what is asked for --------------------------------------------------------------------------------------
 
@@ -133,12 +145,12 @@ class Creation:
 
     # -- making -------------------------------------------------------------------------------------------------
 
-    def _make(self, request: _Request) -> Entry:
+    def _make(self, request: _Request, fill: Fill | None) -> Entry:
         backend = request.pool.require()
         options = request.options
         volume_options.check_features(options, backend.features, request.pool.name, backend.kind)
         if "backup" in options:
-            return self._make_from_backup(request)
+            return self._make_from_backup(request, fill or self._fill)
         snapshot, taken = self._origin(request)
         volume = Volume(
             id=new_id(),
@@ -171,7 +183,11 @@ class Creation:
         taken = self._snapshots.take([entry], free_name([entry], now()), f"for the clone '{request.name}'", "clone")
         return taken[0], True
 
-    def _make_from_backup(self, request: _Request) -> Entry:
+    def _fill(self, volume: Volume, asked: Mapping[str, str]) -> JobInfo:
+        options = volume.options
+        return self._context.restorer.fill(volume, options["backup"], options.get("repository"), asked)
+
+    def _make_from_backup(self, request: _Request, fill: Fill) -> Entry:
         backend, options = request.pool.require(), request.options
         volume = Volume(
             id=new_id(),
@@ -187,7 +203,7 @@ class Creation:
         catalog = self._context.catalog
         catalog.add(volume, request.pool, hidden=True)
         try:
-            job = self._context.restorer.fill(volume, options["backup"], options.get("repository"))
+            job = fill(volume, request.asked)
         except BaseException:
             catalog.remove(volume)
             backend.destroy(volume)

@@ -51,20 +51,26 @@ class Pools:
         self._catalog = catalog
         self._patience = patience
         self._busy: dict[str, threading.Thread] = {}
-        self._install = threading.Lock()
-        self._closed = False
+        self._opened = threading.Event()
 
     def open(self) -> None:
         """Open all pools. Those that cannot be opened are remembered with their problem."""
         self._each(self._open)
+        self._opened.clear()
 
-    def refresh(self) -> None:
-        """Look at each pool's health, mended volumes included; try again to open those that are not open."""
+    def refresh(self) -> bool:
+        """Look at each pool's health, mended volumes included; try again to open those that are not open.
+
+        Returns:
+            Whether one was opened since the last time.
+        """
         self._each(lambda pool: self._open(pool) if pool.problem is not None else self._check(pool))
+        opened = self._opened.is_set()
+        self._opened.clear()
+        return opened
 
     def close(self) -> None:
         """Let go of the pools."""
-        self._closed = True
         for pool in self._catalog.pools.values():
             if pool.problem is None:
                 pool.backend.close()
@@ -91,6 +97,7 @@ class Pools:
                 log.warning("pool '%s' is not available: %s", pool.name, error, exc_info=unexpected)
         else:
             log.info("pool '%s' is open", pool.name)
+            self._opened.set()
 
     def _check(self, pool: Pool) -> None:
         before = pool.health

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import threading
+from contextlib import suppress
 from datetime import timedelta
 
 from snapvol.api import Action, Plan
-from snapvol.errors import NotFound, Protected, SnapvolError
+from snapvol.errors import NotFound, Protected, Refused, SnapvolError
 from snapvol.model import State, now
 from snapvol.service.catalog import Entry, Trashed
 from snapvol.service.context import Context
@@ -37,7 +38,8 @@ class Removal:
         entry = self._context.catalog.get(name)
         self._refuse(entry)
         if entry.volume.state is not State.READY and not dry_run:
-            self._context.restorer.cancel(entry.volume.id)  # first: the job claims the volume while it runs
+            with suppress(Refused):  # it has ended meanwhile
+                self._context.restorer.cancel(entry.volume.id)  # first: the job claims the volume while it runs
         with self._context.locks.volumes(entry.key, doing="removal"):
             entry = self._context.catalog.get(name)
             self._refuse(entry)

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from snapvol.api import ChangeInfo, Event, JobInfo, Plan, PoolInfo, SnapshotInfo, TrashInfo, VolumeInfo
+from snapvol.api import ChangeInfo, Event, Plan, PoolInfo, SnapshotInfo, TrashInfo, VolumeInfo
 from snapvol.backend import Backend
 from snapvol.backends import BACKENDS
-from snapvol.errors import NotReady, PoolUnavailable, Refused, SnapvolError, Unsupported
-from snapvol.model import Volume
+from snapvol.errors import NotReady, PoolUnavailable, SnapvolError
 from snapvol.service import views
+from snapvol.service.backups import Backups
 from snapvol.service.catalog import Catalog, Entry
 from snapvol.service.context import Context
 from snapvol.service.creation import Creation
 from snapvol.service.effective import effective
 from snapvol.service.holders import Client, Holders
-from snapvol.service.jobs import Jobs
 from snapvol.service.kernel import Kernel, Proc
 from snapvol.service.locks import Locks
 from snapvol.service.pools import Pools, configured
@@ -32,31 +30,6 @@ from snapvol.settings import Settings
 
 log = logging.getLogger(__name__)
 
-STOPPING = 60.0  # seconds that a removal waits for the end of the job that fills the volume
-
-
-class _Restorer:
-    """What volumes need of jobs; see `snapvol.service.context.Restorer`."""
-
-    def __init__(self, jobs: Jobs) -> None:
-        self._jobs = jobs
-
-    def fill(self, volume: Volume, backup: str, repository: str | None) -> JobInfo:
-        """Begin to restore a backup into a volume."""
-        raise Unsupported("volumes cannot be made from backups yet")
-
-    def active(self, volume_id: str) -> JobInfo | None:
-        """Return the job that works on a volume."""
-        return self._jobs.active(volume_id)
-
-    def cancel(self, volume_id: str) -> None:
-        """Stop the job that works on a volume, and wait for its end."""
-        job = self._jobs.active(volume_id)
-        if job is not None:
-            with suppress(Refused):  # it has ended meanwhile
-                self._jobs.cancel(job.id)
-            self._jobs.wait(job.id, STOPPING)
-
 
 class Service:
     """What the daemon serves. Every method may be called from any thread and raises `SnapvolError`s only.
@@ -66,6 +39,7 @@ class Service:
     Attributes:
         settings: the effective settings.
         state: the history.
+        backups: all that is done with repositories.
         jobs: long work.
 
     Args:
@@ -88,8 +62,8 @@ class Service:
         self.settings = settings
         catalog = Catalog(configured(settings, kinds))
         self.state = StateDatabase(settings.daemon.root / "state.db")
-        self.jobs = Jobs(self.state, settings.daemon.jobs)
-        self._restorer = _Restorer(self.jobs)
+        self.backups = Backups(settings, self.state)
+        self.jobs = self.backups.jobs
         self._context = Context(
             settings,
             state=self.state,
@@ -97,7 +71,7 @@ class Service:
             locks=Locks(),
             holders=Holders(settings.daemon.runtime / "holders.json"),
             kernel=kernel or Proc(),
-            restorer=self._restorer,
+            restorer=self.backups,
         )
         self._pools = Pools(catalog)
         self._volumes = Volumes(self._context, kinds)
@@ -105,12 +79,13 @@ class Service:
         self._trash = Trash(self._context)
         self._creation = Creation(self._context, kinds, self._snapshots)
         self._removal = Removal(self._context, self._trash)
+        self.backups.connect(self._context, lambda name, options, fill: self._creation.create(name, options, {}, fill))
 
     def start(self) -> None:
         """Open the pools, load the catalog, read the holders, mark interrupted jobs."""
         self._context.holders.load()
         self._pools.open()
-        self.jobs.start()
+        self.backups.start()
         self._volumes.give_up_lost_restores()
         try:
             self._volumes.refresh_users()
@@ -119,7 +94,7 @@ class Service:
 
     def close(self) -> None:
         """Stop the jobs, let go of the pools, close the history. The volumes stay as they are."""
-        self.jobs.close()
+        self.backups.close()
         self._pools.close()
         self.state.close()
 
@@ -272,7 +247,9 @@ class Service:
 
     def refresh_pools(self) -> None:
         """Look at every pool's health and try again to open those that could not be opened. Every ~10 s."""
-        self._pools.refresh()
+        if self._pools.refresh():
+            self.backups.clean()
+            self._volumes.give_up_lost_restores()
 
     def refresh_users(self) -> None:
         """Ask the kernel who uses which volume, and drop the holders of dead clients that nobody backs. Every ~30 s."""
