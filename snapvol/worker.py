@@ -160,12 +160,11 @@ def _describe(what: work.Describe, report: Report) -> dict[str, Any]:
 
 
 def _forget(what: work.Forget, report: Report) -> dict[str, Any]:
-    with open_repository(what.repository.name, what.repository.settings) as repository:
-        # A shared lock is enough: it keeps a prune away, and whoever reads one of these backups now still has its
-        # data. An exclusive one would make a long backup of one volume keep all others from being forgotten.
-        with repository.lock() as lock:
-            lock.check()
-            repository.forget(what.backups)
+    # A shared lock is enough: it keeps a prune away, and whoever reads one of these backups now still has its data.
+    # An exclusive one would make a long backup of one volume keep all others from being forgotten.
+    with open_repository(what.repository.name, what.repository.settings) as repository, repository.lock() as lock:
+        lock.check()
+        repository.forget(what.backups)
     return {}
 
 
@@ -276,7 +275,7 @@ def _kind(error: SnapvolError) -> str:
     """Return the nearest class that the daemon can make again from a message and a hint."""
     for kind in type(error).__mro__:
         if kind is not errors.ToolFailed and getattr(errors, kind.__name__, None) is kind:
-            return kind.__name__
+            return str(kind.__name__)
     return SnapvolError.__name__
 
 

@@ -88,8 +88,18 @@ class Library:
         stamp = check_password_file(place.name, place.settings).stat().st_mtime_ns
         if self._opened.get(place.name) == stamp:
             return
-        if self._ask(place, work.Probe(repository=place), seconds) is not None:
+        if self.open(place.name, seconds):
             self._opened[place.name] = stamp
+
+    def open(self, name: str | None, seconds: float | None = None) -> bool:
+        """Open a repository, and say whether it answered within ``seconds``.
+
+        Raises:
+            SnapvolError: its password file, its storage or the repository itself cannot be used.
+        """
+        place = self.place(name)
+        check_password_file(place.name, place.settings)
+        return self._ask(place, work.Probe(repository=place), seconds) is not None
 
     def list(self, name: str | None, *, fresh: bool = False) -> Sequence[BackupInfo]:
         """Return all backups in a repository, oldest first; from memory where that is fresh enough.

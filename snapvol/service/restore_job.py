@@ -77,7 +77,9 @@ class RestoreJob(Kind):
         spec = msgspec.convert(run.spec, RestoreSpec)
         entry = self._entry(spec)
         doing = f"restore job {run.id}"
-        with self._context.locks.volumes(entry.key, doing=doing, wait=120):
+        # While its creation goes on a volume is known by its id only; the name is what that has claimed.
+        key = entry.volume.name if entry.hidden else entry.key
+        with self._context.locks.volumes(key, doing=doing, wait=120):
             found = self._found(run, spec)
             result = self._replace(run, spec, found) if spec.in_place else self._fill(run, spec, found)
         what = f"'{spec.path}' of " if spec.path is not None else ""

@@ -1,0 +1,160 @@
+"""What `doctor` looks at: each check tries the thing itself and says what it found, and the command that mends it."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import stat
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from snapvol import shell
+from snapvol.api import Finding, Level
+from snapvol.docker import Docker
+from snapvol.errors import NotFound, SnapvolError
+from snapvol.mountinfo import Mounts
+from snapvol.service.library import Library
+from snapvol.service.pool import Pool
+from snapvol.service.repositories import notes
+from snapvol.settings import Settings
+
+PATIENCE = 20.0  # seconds for a repository to open
+PLUGIN_DIRECTORY = Path("/run/docker/plugins")
+
+_TOOLS = {
+    "btrfs": (("btrfs", "--version", "apt-get install btrfs-progs"),),
+    "directory": (("cp", "--version", "apt-get install coreutils"),),
+}
+_FILESYSTEMS = {"btrfs": "btrfs"}
+
+
+def _ok(subject: str, message: str) -> Finding:
+    return Finding(level=Level.OK, subject=subject, message=message)
+
+
+def _warning(subject: str, message: str, command: str | None = None) -> Finding:
+    return Finding(level=Level.WARNING, subject=subject, message=message, command=command)
+
+
+def _error(subject: str, message: str, command: str | None = None) -> Finding:
+    return Finding(level=Level.ERROR, subject=subject, message=message, command=command)
+
+
+def tools(settings: Settings) -> Iterator[Finding]:
+    """Check that the programs which the configured kinds of storage need are there."""
+    for kind in sorted({pool.backend for pool in settings.pools.values()}):
+        for program, version, install in _TOOLS.get(kind, ()):
+            try:
+                said = shell.run(program, version, seconds=10).splitlines()
+            except SnapvolError as error:
+                yield _error(f"tool {program}", error.message, install)
+            else:
+                yield _ok(f"tool {program}", said[0] if said else "is there")
+
+
+def kernel(settings: Settings) -> Iterator[Finding]:
+    """Check what is needed of the kernel."""
+    try:
+        Mounts.read()
+    except SnapvolError as error:
+        yield _error("kernel", f"who has volumes mounted cannot be read: {error.message}", error.hint)
+    else:
+        yield _ok("kernel", f"Linux {os.uname().release}, mounts can be read")
+    known = Path("/proc/filesystems").read_text(encoding="ascii", errors="replace").split()
+    for kind in sorted({pool.backend for pool in settings.pools.values()}):
+        wanted = _FILESYSTEMS.get(kind)
+        if wanted is not None and wanted not in known:
+            yield _error("kernel", f"it does not know {wanted}", f"modprobe {wanted}")
+
+
+def sockets(settings: Settings) -> Iterator[Finding]:
+    """Check that nobody but those who may can reach the daemon's sockets (T43)."""
+    for path, widest in ((settings.daemon.plugin_socket, 0o600), (settings.daemon.api_socket, 0o660)):
+        subject = f"socket {path}"
+        try:
+            found = path.stat()
+        except FileNotFoundError:
+            yield _warning(subject, "does not exist: is the daemon running?", "systemctl start snapvol")
+            continue
+        except OSError as error:
+            yield _error(subject, f"cannot be looked at: {error.strerror}")
+            continue
+        mode = stat.S_IMODE(found.st_mode)
+        if not stat.S_ISSOCK(found.st_mode):
+            yield _error(subject, "is not a socket", f"rm {shlex.quote(str(path))}")
+        elif mode & ~widest:
+            yield _error(subject, f"is open to others (mode {mode:04o})", f"chmod {widest:o} {shlex.quote(str(path))}")
+        else:
+            yield _ok(subject, f"mode {mode:04o}")
+
+
+def docker(settings: Settings, engine: Docker) -> Iterator[Finding]:
+    """Check that Docker can find us, and we it."""
+    daemon = settings.daemon
+    if not daemon.docker_socket:
+        yield _ok("docker", "is not asked: daemon.docker_socket is empty")
+        return
+    version = engine.version()
+    if version is None:
+        message = f"does not answer at {daemon.docker_socket}: labels of volumes are not backed up"
+        yield _warning("docker", message, "systemctl status docker")
+        return
+    yield _ok("docker", f"version {version} answers")
+    if daemon.plugin_socket.parent != PLUGIN_DIRECTORY:
+        message = f"looks for plugins in {PLUGIN_DIRECTORY}, not in {daemon.plugin_socket.parent}"
+        yield _warning("docker", message, "set daemon.plugin_socket")
+
+
+def pools(every: Iterable[Pool]) -> Iterator[Finding]:
+    """Check the pools, and say where a snapshot costs as much as the volume."""
+    for pool in every:
+        subject = f"pool '{pool.name}'"
+        if pool.problem is not None:
+            yield _error(subject, pool.problem)
+            continue
+        health, features = pool.backend.health(), pool.backend.features
+        if not health.ok:
+            yield _error(subject, health.problem or "it is not well")
+        else:
+            yield _ok(subject, f"{pool.kind}, {health.free >> 20} of {health.size >> 20} MiB free")
+        if not features.snapshots:
+            yield _warning(subject, f"has no snapshots, so no backups: {features.reason or 'its storage cannot'}")
+        elif not features.shared_blocks:
+            yield _warning(subject, "copies every byte for each snapshot and backup; XFS and btrfs would share them")
+
+
+def repositories(settings: Settings, library: Library) -> list[Finding]:
+    """Check that each repository opens with its password, all at one time."""
+
+    def check(name: str) -> list[Finding]:
+        subject = f"repository '{name}'"
+        url = settings.repository(name).url
+        try:
+            answered = library.open(name, PATIENCE)
+        except NotFound as error:
+            command = "snapvol repo init" if name == "default" else f"snapvol repo init {name}"
+            return [_warning(subject, error.message, command)]
+        except SnapvolError as error:
+            return [_error(subject, error.message, error.hint)]
+        if not answered:
+            return [_error(subject, f"{url} does not answer within {PATIENCE:.0f} s")]
+        return [_ok(subject, f"{url} opens with its password"), *recovery_key(settings, name)]
+
+    names = list(settings.repositories)
+    # The threads live until all have answered: a worker ends with the thread that started it.
+    with ThreadPoolExecutor(max(1, min(4, len(names)))) as threads:
+        return [finding for found in threads.map(check, names) for finding in found]
+
+
+def recovery_key(settings: Settings, name: str) -> list[Finding]:
+    """Check that somebody confirmed to have stored the recovery key of a repository made here (T33)."""
+    subject = f"repository '{name}'"
+    try:
+        known = notes(settings, name)
+    except SnapvolError as error:
+        return [_warning(subject, error.message, error.hint)]
+    if known is None or known.recovery_confirmed is not None:
+        return []
+    command = "snapvol repo key confirm" if name == "default" else f"snapvol repo key confirm {name}"
+    return [_warning(subject, "nobody has confirmed that its recovery key is stored away from this machine", command)]
