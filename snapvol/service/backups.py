@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 
 import msgspec
 
 from snapvol.api import BackupInfo, JobInfo, JobState, Plan
 from snapvol.docker import Docker
-from snapvol.errors import NotFound, SnapvolError, UsageError
+from snapvol.errors import NotFound, Refused, SnapvolError, UsageError
 from snapvol.model import State, Volume, now
 from snapvol.names import split_snapshot
 from snapvol.service import forgetting, points
@@ -78,7 +79,8 @@ class Backups:
         """Stop the job that works on a volume, and wait for its end."""
         job = self.jobs.active(volume_id)
         if job is not None:
-            self.jobs.cancel(job.id)
+            with suppress(Refused):  # it ended in this moment
+                self.jobs.cancel(job.id)
             self.jobs.wait(job.id)
 
     def fill(

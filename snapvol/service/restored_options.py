@@ -24,14 +24,18 @@ def merge(
     """
     options = dict(pool.defaults)
     warnings = []
+    kinds = {**BACKENDS, pool.kind: type(pool.backend)}
     for key, value in sorted(meta.options.items()) if meta is not None else []:
         if key in NOT_RESTORED or key in asked:
             continue
         try:
-            checked = volume_options.read({key: value}, settings, BACKENDS, pool.kind)
+            checked = volume_options.read({key: value}, settings, kinds, pool.kind)
             volume_options.check_features(checked, pool.backend.features, pool.name, pool.kind)
         except SnapvolError as error:
             warnings.append(f"option {key}={value} of the backup was not restored: {error.message}")
             continue
         options |= checked
-    return options | dict(asked), warnings
+    options |= asked
+    if options.get("protect") == "false":
+        del options["protect"]
+    return options, warnings
