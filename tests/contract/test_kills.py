@@ -1,0 +1,234 @@
+"""`kill -9` before every single thing that an operation changes: each volume is whole or absent afterwards (T14).
+
+The child that performs the operation counts its own system-visible steps by Python's audit events (renames, opens for
+writing, directories made and removed, programs started, ioctls) and kills itself before the n-th; n grows until the
+operation is through. The states that may be left are those before and those after, nothing between.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from snapvol.backend import Backend
+from snapvol.model import Damage, Snapshot, Volume
+from support import storage
+from support.storage import Pool, contents, record
+
+pytestmark = pytest.mark.root
+WHEN = datetime(2026, 11, 20, 3, 0, tzinfo=UTC)
+STEPS = {
+    "os.rename",
+    "os.mkdir",
+    "os.remove",
+    "os.rmdir",
+    "os.chmod",
+    "os.chown",
+    "os.setxattr",
+    "os.fork",
+    "fcntl.ioctl",
+}
+KINDS = ("directory-xfs", "btrfs")
+MOST_STEPS = 200
+
+State = dict[str, object]
+
+
+def state(pool: Pool) -> State:
+    """Return all that people can see of the pool: volumes, what is in them, their snapshots; nothing damaged."""
+    backend = pool.backend
+    seen: State = {}
+    for volume in [*backend.volumes(), *backend.trashed()]:
+        assert not isinstance(volume, Damage), volume
+        where = "trash" if volume.deleted else "live"
+        snapshots = {}
+        for snapshot in pool.snapshots(volume):
+            with backend.open_snapshot(snapshot) as tree:
+                snapshots[snapshot.name] = (contents(tree.root), snapshot.holds)
+        files = None if volume.deleted else contents(backend.mount(volume))
+        seen[f"{where} {volume.name}"] = (volume.id, volume.labels, files, snapshots, limit(pool, volume))
+    return seen
+
+
+def limit(pool: Pool, volume: Volume) -> int | None:
+    return pool.backend.usage(volume).limit
+
+
+def leftovers(pool: Pool) -> list[str]:
+    """Return what lies in the pool beside whole volumes."""
+    parts = {"volume.json", "data", "snapshots"}
+    found = pool.leaks()
+    for volume in [*pool.tree.glob("volumes/*"), *pool.tree.glob("trash/*")]:
+        found += [str(entry) for entry in volume.iterdir() if entry.name not in parts]
+        for snapshot in volume.glob("snapshots/*"):
+            found += [str(entry) for entry in snapshot.iterdir() if entry.name not in ("snapshot.json", "data")]
+    return found
+
+
+@dataclass(frozen=True)
+class Before:
+    """What every operation finds."""
+
+    web: Volume
+    other: Volume
+    trashed: Volume
+    snapshot: Snapshot
+
+
+def prepare(pool: Pool) -> Before:
+    size = 64 << 20 if pool.backend.features.quota else None
+    for name in ("web", "other", "old"):
+        pool.backend.create(record(name), size=size)
+        (pool.backend.mountpoint(pool.stored(name)) / "f").write_text(f"{name} one")
+    web, other, old = (pool.stored(name) for name in ("web", "other", "old"))
+    snapshot = pool.snapshot(web, "s1")
+    (pool.backend.mount(web) / "f").write_text("web two")
+    pool.backend.trash(old, WHEN)
+    return Before(web, other, replace(old, deleted=WHEN), snapshot)
+
+
+def restored(backend: Backend, web: Volume) -> None:
+    (backend.stage(web) / "f").write_text("restored")
+    backend.adopt_stage(web)
+
+
+OPERATIONS: dict[str, Callable[[Backend, Before], object]] = {
+    "create": lambda backend, at: backend.create(record("new", mode="0700", uid="5")),
+    "create with a size": lambda backend, at: backend.create(
+        record("new"), size=32 << 20 if backend.features.quota else None
+    ),
+    "clone": lambda backend, at: backend.create(record("new"), source=at.snapshot),
+    "snapshot": lambda backend, at: backend.snapshot([at.web], "s2"),
+    "snapshot of two": lambda backend, at: backend.snapshot([at.web, at.other], "s2"),
+    "rename": lambda backend, at: backend.rename(at.web, "new"),
+    "trash": lambda backend, at: backend.trash(at.web, WHEN),
+    "undelete": lambda backend, at: backend.undelete(at.trashed, "new"),
+    "rollback": lambda backend, at: backend.rollback(at.web, at.snapshot),
+    "restore": lambda backend, at: restored(backend, at.web),
+    "destroy": lambda backend, at: backend.destroy(at.web),
+    "destroy from the trash": lambda backend, at: backend.destroy(at.trashed),
+    "destroy snapshot": lambda backend, at: backend.destroy_snapshot(at.snapshot),
+    "record": lambda backend, at: backend.record(replace(at.web, labels={"a": "b"})),
+    "hold": lambda backend, at: backend.hold(at.snapshot, "audit"),
+}
+
+
+@dataclass
+class Pools:
+    """Fresh pools on one file system, one at a time."""
+
+    variant: storage.Variant
+    where: Path
+    made: int = 0
+
+    def fresh(self) -> Pool:
+        self.made += 1
+        return storage.open_pool(self.variant, self.where / f"kill{self.made}")
+
+    def clear(self, pool: Pool) -> None:
+        for volume in [*pool.backend.volumes(), *pool.backend.trashed()]:
+            assert isinstance(volume, Volume)
+            for snapshot in pool.snapshots(volume):
+                for tag in snapshot.holds:
+                    pool.backend.release(snapshot, tag)
+            pool.backend.destroy(volume)
+        assert leftovers(pool) == []
+        assert pool.subvolumes() == []
+        pool.backend.close()
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def pools(request: pytest.FixtureRequest, filesystem: Callable[[str], Path]) -> Pools:
+    variant = storage.VARIANTS[request.param]
+    assert variant.filesystem
+    return Pools(variant, filesystem(variant.filesystem))
+
+
+def killed_at(step: int, pool: Pool, operation: Callable[[Backend, Before], object], before: Before) -> bool:
+    """Perform the operation in a process that dies before its ``step``-th step; return whether it came that far."""
+    pool.backend.close()
+    child = os.fork()
+    if child == 0:
+        code = 3
+        try:
+            backend = pool.fresh()
+            backend.open(expected=pool.identity)
+            sys.addaudithook(Countdown(step))
+            operation(backend, before)
+            code = 0
+        finally:
+            os._exit(code)
+    _, status = os.waitpid(child, 0)
+    if os.WIFSIGNALED(status):
+        assert os.WTERMSIG(status) == signal.SIGKILL
+        return True
+    assert os.WEXITSTATUS(status) == 0, "the operation failed"
+    return False
+
+
+class Countdown:
+    """An audit hook that kills its process before the n-th step."""
+
+    def __init__(self, steps: int) -> None:
+        self.left = steps
+
+    def __call__(self, event: str, arguments: tuple[object, ...]) -> None:
+        writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)
+        if event in STEPS or (writes and str(arguments[0]) != os.devnull):
+            self.left -= 1
+            if self.left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_killed_at_every_step_it_is_done_or_not_begun(pools: Pools, operation: str) -> None:
+    undone, done = reference(pools, operation)
+    assert undone != done
+    found: list[bool] = []
+    pool: Pool | None = None
+    killed = True
+    while killed:
+        step = len(found) + 1
+        assert step < MOST_STEPS, f"{operation} does not end"
+        if pool is None:
+            pool = pools.fresh()
+            before = prepare(pool)
+        killed = killed_at(step, pool, OPERATIONS[operation], before)
+        at_death = [str(path.relative_to(pool.tree)) for path in sorted(pool.tree.rglob("*"))]
+        pool.reopen()
+        seen = shape(state(pool))
+        assert seen in (undone, done), f"step {step}: {at_death}"
+        assert leftovers(pool) == [], f"step {step}: {at_death}"
+        found.append(seen == done)
+        if found[-1]:
+            pools.clear(pool)
+            pool = None
+    # It begins undone, ends done, and never goes back in between.
+    assert found == sorted(found)
+    assert found[0] is False
+    assert len(found) > 2, "so few steps: the test does not see them"
+    assert found[-1] is True
+
+
+def shape(seen: State) -> State:
+    """Leave out the identities, which differ from run to run."""
+    return {name: entry[1:] if isinstance(entry, tuple) else entry for name, entry in seen.items()}
+
+
+def reference(pools: Pools, operation: str) -> tuple[State, State]:
+    """Return what is seen before the operation and after it, undisturbed."""
+    pool = pools.fresh()
+    before = prepare(pool)
+    undone = shape(state(pool))
+    OPERATIONS[operation](pool.backend, before)
+    done = shape(state(pool))
+    pools.clear(pool)
+    return undone, done
