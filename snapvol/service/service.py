@@ -22,6 +22,7 @@ from snapvol.service.kernel import Kernel, Proc
 from snapvol.service.locks import Locks
 from snapvol.service.pools import Pools, configured
 from snapvol.service.removal import Removal
+from snapvol.service.reports import Reports
 from snapvol.service.snapshots import Snapshots
 from snapvol.service.state import StateDatabase
 from snapvol.service.trash import Trash
@@ -41,6 +42,7 @@ class Service:
         state: the history.
         backups: all that is done with repositories.
         jobs: long work.
+        reports: what is protected, and what needs attention.
 
     Args:
         settings: see above.
@@ -73,6 +75,7 @@ class Service:
             kernel=kernel or Proc(),
             restorer=self.backups,
         )
+        self.reports = Reports(self._context, self.backups)
         self._pools = Pools(catalog)
         self._volumes = Volumes(self._context, kinds)
         self._snapshots = Snapshots(self._context)
