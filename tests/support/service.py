@@ -1,0 +1,88 @@
+"""A service over an in-memory pool and a kernel that says what the test wants."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from snapvol import settings
+from snapvol.backend import Features
+from snapvol.model import Usage, Volume
+from snapvol.service.service import Service
+from snapvol.settings import Settings
+from support.memory import Memory
+
+
+class FakeKernel:
+    """A kernel whose account of mounts the test writes."""
+
+    def __init__(self) -> None:
+        self.used: dict[Path, list[str]] = {}
+        self.asked = 0
+
+    def use(self, path: str | Path, by: str = "container abc (process 7 sh)") -> None:
+        self.used.setdefault(Path(path), []).append(by)
+
+    def leave(self, path: str | Path) -> None:
+        self.used.pop(Path(path), None)
+
+    def users(self, path: Path) -> list[str]:
+        self.asked += 1
+        return list(self.used.get(path, []))
+
+    def survey(self, paths: Mapping[str, Path]) -> dict[str, list[str]]:
+        self.asked += 1
+        return {key: list(self.used[path]) for key, path in paths.items() if path in self.used}
+
+
+class Quotas(Memory):
+    """The in-memory pool with sizes, which it only notes."""
+
+    kind = "quotas"
+
+    def __init__(self, pool: str = "memory", settings: Mapping[str, object] | None = None) -> None:
+        super().__init__(pool, settings)
+        self.limits: dict[str, int] = {}
+
+    @property
+    def features(self) -> Features:
+        return Features(
+            snapshots=True, instant=False, quota=True, resize=True, shared_blocks=False, stable_inodes=False
+        )
+
+    def create(self, volume: Volume, *, size: int | None = None, source: object = None) -> None:
+        super().create(volume, source=source)  # type: ignore[arg-type]
+        if size is not None:
+            self.limits[volume.id] = size
+
+    def resize(self, volume: Volume, size: int) -> None:
+        self.limits[volume.id] = size
+
+    def usage(self, volume: Volume) -> Usage:
+        return Usage(used=super().usage(volume).used, limit=self.limits.get(volume.id))
+
+
+KINDS = {"memory": Memory, "quotas": Quotas}
+
+
+def settings_for(root: Path, text: str = "") -> Settings:
+    """Return settings below ``root``: as ``text`` (TOML) says, else with one pool in memory."""
+    file = root / "config.toml"
+    root.mkdir(parents=True, exist_ok=True)
+    file.write_text(text or '[pools.default]\nbackend = "memory"\n')
+    return settings.load(file, {"SNAPVOL_ROOT": str(root)})
+
+
+def memory_service(root: Path, kernel: FakeKernel | None = None, text: str = "") -> Service:
+    """Return a started service whose pools are in memory; the caller closes it."""
+    service = Service(settings_for(root, text), kinds=KINDS, kernel=kernel or FakeKernel())
+    service.start()
+    return service
+
+
+def directory_service(root: Path, kernel: FakeKernel | None = None, text: str = "") -> Service:
+    """Return a started service over directories below ``root``; the caller closes it."""
+    written = text or f'[pools.default]\nbackend = "directory"\npath = "{root}/pool"\nfull_copies = true\n'
+    service = Service(settings_for(root, written), kernel=kernel or FakeKernel())
+    service.start()
+    return service
