@@ -16,7 +16,6 @@ from snapvol.engine.progress import Problem, Progress, shown
 from snapvol.engine.scatter import File, Scatter
 from snapvol.engine.stamp import FATAL, FULL, Stamp, no_space
 from snapvol.engine.target import Place, Target
-from snapvol.engine.trees import Trees
 from snapvol.errors import AlreadyExists, Damaged, Refused, StorageFailed
 from snapvol.repository import Repository
 
@@ -157,7 +156,7 @@ class Restorer:
         self._target = target
         self._exact = exact
         self._progress = progress
-        self._trees = Trees(repository)
+        self._repository = repository
         self._stamp = Stamp()
         self._scatter = Scatter(repository, target, progress, self._stamp_file)
         self._links: dict[tuple[int, int], File | tuple[Place, bytes, Node]] = {}
@@ -261,7 +260,7 @@ class Restorer:
                 raise Damaged("it has no list of entries")
             if place.depth > reading.DEEPEST:
                 raise Damaged(f"it is nested more than {reading.DEEPEST} deep")
-            entries = self._safe(path, self._trees.load(subtree))
+            entries = self._safe(path, reading.load_tree(self._repository, subtree))
         except reading.Unreadable as error:
             self._problem(path, f"what it holds is lost: {error.message}")
             return _Frame(place, iter(()), node)  # also: what the target has there is left alone

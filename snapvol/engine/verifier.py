@@ -1,0 +1,154 @@
+"""Whether a backup can be restored: every byte of it is read and checked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from msgspec import Struct
+
+from snapvol.engine import reading
+from snapvol.engine.node import Kind, Node
+from snapvol.engine.progress import Problem, Progress, shown
+from snapvol.errors import Damaged, SnapvolError
+from snapvol.repository import BlobKind, Repository, SnapshotDocument
+
+
+class VerifyResult(Struct, frozen=True, kw_only=True):
+    """What was found.
+
+    Attributes:
+        id: the backup's full id.
+        files: files in it.
+        dirs: directories in it.
+        bytes: bytes of all files, holes included.
+        blobs: different pieces that were read.
+        problems: every file and directory that cannot be restored whole, and why.
+    """
+
+    id: str
+    files: int
+    dirs: int
+    bytes: int
+    blobs: int
+    problems: list[Problem]
+
+    @property
+    def ok(self) -> bool:
+        """Whether all of it can be restored."""
+        return not self.problems
+
+
+def verify(repository: Repository, snapshot_id: str, progress: Progress) -> VerifyResult:
+    """Read and check everything that a backup consists of. Damage does not stop it: all files hit are listed.
+
+    Takes the repository's lock and loads its index.
+
+    Args:
+        repository: opened.
+        snapshot_id: the backup's id, or the unique beginning of it.
+        progress: is told of the bytes read; a piece that several files share counts once.
+
+    Raises:
+        NotFound: there is no such backup.
+        Damaged: the backup's own record cannot be read.
+        Cancelled: nobody wants it any more.
+    """
+    with repository.lock():
+        identity, document = repository.find_snapshot(snapshot_id)
+        repository.load_index()
+        return _Check(repository, document, progress).run(identity)
+
+
+class _Check:
+    def __init__(self, repository: Repository, document: SnapshotDocument, progress: Progress) -> None:
+        self._repository = repository
+        self._document = document
+        self._progress = progress
+        self._problems: list[Problem] = []
+        self._lost: dict[bytes, str] = {}
+        self._files = self._dirs = self._bytes = 0
+
+    def run(self, identity: str) -> VerifyResult:
+        wanted: set[bytes] = set()
+        for path, node in self._nodes(tell=True):
+            if node.type == Kind.DIRECTORY:
+                self._dirs += 1
+                continue
+            self._files += 1
+            self._bytes += node.size
+            wanted.update(map(bytes.fromhex, node.content or ()))
+            self._check_size(path, node)
+        self._read(wanted)
+        if self._lost:
+            self._name_files()
+        return VerifyResult(
+            id=identity,
+            files=self._files,
+            dirs=self._dirs,
+            bytes=self._bytes,
+            blobs=len(wanted),
+            problems=self._problems,
+        )
+
+    def _nodes(self, *, tell: bool) -> Iterator[tuple[bytes, Node]]:
+        """Yield every entry of the backup's root tree; where ``tell``, note what cannot be read."""
+        waiting = [iter(self._listed(b"", self._document.tree, tell))]
+        while waiting:
+            for path, node in waiting[-1]:
+                yield path, node
+                if node.type == Kind.DIRECTORY:
+                    waiting.append(iter(self._listed(path, node.subtree, tell, len(waiting))))
+                    break
+            else:
+                waiting.pop()
+                self._progress.cancelled()
+
+    def _listed(self, path: bytes, subtree: str | None, tell: bool, depth: int = 0) -> list[tuple[bytes, Node]]:
+        listed: list[tuple[bytes, Node]] = []
+        try:
+            if subtree is None or depth > reading.DEEPEST:
+                raise Damaged("it has no list of entries" if subtree is None else "it is nested too deep")
+            for node in reading.load_tree(self._repository, subtree):
+                listed.append((path + b"/" + node.name, node))
+        except reading.Unreadable as error:
+            if tell:
+                self._problem(path, f"what it holds is lost: {error.message}")
+        return listed
+
+    def _check_size(self, path: bytes, node: Node) -> None:
+        length = 0
+        for blob in map(bytes.fromhex, node.content or ()):
+            try:
+                length += self._repository.locate(BlobKind.DATA, blob).plain_length
+            except reading.Unreadable:
+                return  # the reading finds that out, and for every file
+        if node.type == Kind.FILE and length != node.size:
+            self._problem(path, f"its pieces have {length} bytes, but it should have {node.size}")
+
+    def _read(self, wanted: set[bytes]) -> None:
+        self._progress.total(self._files, sum(map(self._length, wanted)))
+        self._progress.advance(0, self._files)
+        for _, data in self._repository.read_many(BlobKind.DATA, wanted, lost=self._note):
+            self._progress.advance(len(data), 0)
+            self._progress.cancelled()
+
+    def _length(self, blob: bytes) -> int:
+        try:
+            return self._repository.locate(BlobKind.DATA, blob).plain_length
+        except reading.Unreadable:
+            return 0
+
+    def _note(self, blob: bytes, error: SnapvolError) -> None:
+        self._lost[blob] = error.message
+
+    def _name_files(self) -> None:
+        """Go through the trees once more for the files that lost something: to keep all names would take memory."""
+        for path, node in self._nodes(tell=False):
+            hit = next((blob for blob in map(bytes.fromhex, node.content or ()) if blob in self._lost), None)
+            if hit is not None:
+                self._problem(path, self._lost[hit])
+
+    def _problem(self, path: bytes, what: str) -> None:
+        where = shown(path) or "/"
+        self._problems.append(Problem(where, what))
+        self._progress.note(where, what)
