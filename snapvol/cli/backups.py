@@ -36,10 +36,13 @@ BACKUP_COLUMNS = (
     Column[BackupInfo]("MADE", lambda backup: output.ago(backup.time)),
     Column[BackupInfo]("TIME", lambda backup: output.exactly(backup.time)),
     Column[BackupInfo]("HOST", lambda backup: backup.host),
+    Column[BackupInfo]("REPOSITORY", lambda backup: backup.repository),
     Column[BackupInfo]("SIZE", lambda backup: output.size(backup.size), right=True),
     Column[BackupInfo]("FILES", lambda backup: "-" if backup.files is None else str(backup.files), right=True),
     Column[BackupInfo]("", _remark),
 )
+
+BACKUP_COLUMNS_OF_ONE = tuple(column for column in BACKUP_COLUMNS if column.title != "REPOSITORY")
 
 
 @command(
@@ -79,11 +82,10 @@ def _backed_up(job: JobInfo) -> str:
     result = job.result
     if result.get("incomplete"):
         raise SnapvolError(
-            f"backup of {job.object} is incomplete: {output.count(len(result.get('problems', job.warnings)), 'file')} "
-            "could not be read",
+            f"backup {result['id'][:8]} of {job.object} is incomplete: {output.count(len(result['problems']), 'problem')}",
             f"see: snapvol job show {job.id}",
         )
-    return f"{str(result.get('backup', job.id))[:8]}  {job.object}: {waiting.figures(job)}"
+    return f"backup {result['id'][:8]} of {job.object}: {waiting.figures(job)}"
 
 
 @command("backups", "snapvol backups wiki", "snapvol backups --repository s3://backups/host1 --password-file F")
@@ -95,11 +97,13 @@ def _backed_up(job: JobInfo) -> str:
 def backups(session: Session, volume: str | None, access: Access, as_json: bool, quiet: bool) -> None:
     """List the backups.
 
-    Of one volume, or all in the repository, also those that other hosts or stock restic made. Works without a daemon.
+    Of one volume, or all; in one repository, or all of the settings; those that other hosts or stock restic made too.
+    Works without a daemon.
     """
     found = _listed(session, access, volume)
     empty = f"no backups; make one: snapvol backup {volume or 'VOLUME'}"
-    output.listing(found, BACKUP_COLUMNS, as_json=as_json, quiet=quiet, empty=empty)
+    several = len({backup.repository for backup in found}) > 1
+    output.listing(found, BACKUP_COLUMNS if several else BACKUP_COLUMNS_OF_ONE, as_json=as_json, quiet=quiet, empty=empty)
 
 
 def _listed(session: Session, access: Access, volume: str | None) -> list[BackupInfo]:
@@ -175,7 +179,7 @@ def forget(
 ) -> None:
     """Take backups out of their repository.
 
-    Asks before it does, or needs --yes where nobody can be asked. The space is freed by 'restic prune'. The last good
+    Each BACKUP is an ID, or the beginning of one. Asks before it does, or needs --yes where nobody can be asked. The space is freed by 'restic prune'. The last good
     backup of a volume is refused without --force. Works without a daemon.
     """
     if not dry_run and not yes:

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from msgspec import Struct
 
-from snapvol.api import Action, BackupInfo, Plan
+from snapvol.api import BackupInfo, Plan
 from snapvol.cli import output
 from snapvol.cli.access import Access, opened
 from snapvol.cli.progress import Counter, display
 from snapvol.cli.session import Session
 from snapvol.engine import backups as engine
-from snapvol.engine import reading, restorer
+from snapvol.engine import reading, restorer, verifier
 from snapvol.engine.backups import Backup
 from snapvol.engine.node import Node, permissions
 from snapvol.engine.progress import shown as shown_path
-from snapvol.errors import Damaged, Protected, Refused, SnapvolError, StorageFailed
+from snapvol.errors import Damaged, SnapvolError, StorageFailed
+from snapvol.model import now
+from snapvol.service import forgetting
 
 
 class FileInfo(Struct, frozen=True, kw_only=True):
@@ -42,25 +45,26 @@ class FileInfo(Struct, frozen=True, kw_only=True):
 
 
 def backups(session: Session, access: Access, volume: str | None) -> list[BackupInfo]:
-    """List the backups in a repository, oldest first."""
+    """List backups, oldest first: in the repository that is meant, or where none is named in all of the settings."""
+    if access.repository is not None or access.direct:
+        chosen = [access]
+    else:
+        chosen = [Access(repository=name) for name in session.settings.repositories]
+    found = [backup for each in chosen for backup in _listed(session, each)]
+    return sorted((it for it in found if volume in (None, it.volume)), key=lambda backup: backup.time)
+
+
+def _listed(session: Session, access: Access) -> list[BackupInfo]:
     name, _ = access.resolve(session)
     with opened(session, access) as repository:
-        return [_info(backup, name) for backup in engine.backups(repository, volume)]
+        found = [_info(backup, name) for backup in engine.backups(repository)]
+        output.warn(f"{name}: backup {id[:8]}: {error.message}" for id, error in repository.damaged_snapshots)
+    return found
 
 
 def _info(backup: Backup, repository: str) -> BackupInfo:
-    return BackupInfo(
-        id=backup.id,
-        time=backup.time,
-        repository=repository,
-        volume=backup.volume,
-        volume_id=backup.volume_id,
-        host=backup.host,
-        tags=tuple(backup.tags),
-        size=backup.size,
-        files=backup.files,
-        incomplete=backup.incomplete,
-    )
+    fields = {name: getattr(backup, name) for name in BackupInfo.__struct_fields__ if hasattr(backup, name)}
+    return BackupInfo(**{**fields, "repository": repository})
 
 
 def verify(session: Session, access: Access, chosen: tuple[str, ...], *, as_json: bool) -> None:
@@ -75,7 +79,7 @@ def verify(session: Session, access: Access, chosen: tuple[str, ...], *, as_json
         repository.load_index()
         for backup in selected:
             with display() as shown:
-                result = restorer.verify(repository, backup.id, Counter(f"verify of {backup.short_id}", shown))
+                result = verifier.verify(repository, backup.id, Counter(f"verify of {backup.short_id}", shown))
             results.append({"backup": backup.id, "problems": [str(problem) for problem in result.problems]})
             if result.problems:
                 damaged.append(backup.short_id)
@@ -88,33 +92,22 @@ def verify(session: Session, access: Access, chosen: tuple[str, ...], *, as_json
 
 
 def forget(session: Session, access: Access, chosen: tuple[str, ...], *, dry_run: bool, force: bool) -> Plan:
-    """Take backups out of a repository.
+    """Take backups out of a repository, by their ids.
 
     Raises:
-        Protected: one is the last good backup of its volume, and ``force`` is not given.
+        Protected: one is the newest complete backup of its volume, and ``force`` is not given.
     """
+    name, _ = access.resolve(session)
     with opened(session, access) as repository:
-        doomed = {backup.id: backup for backup in (engine.select(repository, text) for text in chosen)}
+        known = [_info(backup, name) for backup in engine.backups(repository)]
+        doomed = forgetting.resolve(chosen, known, name)
         if not force:
-            _keep_last(engine.backups(repository), doomed)
-        actions = [
-            Action(verb="forget", object=f"backup {backup.short_id}", detail=f"{backup.volume or '-'}, {backup.time}")
-            for backup in doomed.values()
-        ]
+            forgetting.refuse_last(doomed, known, now())
         if not dry_run:
-            with repository.lock(exclusive=True):
-                repository.forget(list(doomed))
-    return Plan(actions=actions, done=not dry_run)
-
-
-def _keep_last(known: list[Backup], doomed: dict[str, Backup]) -> None:
-    for backup in doomed.values():
-        good = [each for each in known if each.volume_id == backup.volume_id and not each.incomplete]
-        if backup.volume_id and backup in good and all(each.id in doomed for each in good):
-            raise Protected(
-                f"backup {backup.short_id} is the last good one of volume '{backup.volume}'",
-                "to forget it, add --force",
-            )
+            with repository.lock() as lock:
+                lock.check()
+                repository.forget([backup.id for backup in doomed])
+    return Plan(actions=forgetting.actions(doomed), done=not dry_run)
 
 
 def restore(session: Session, access: Access, text: str, directory: Path, *, path: str | None, as_json: bool) -> None:
@@ -122,36 +115,37 @@ def restore(session: Session, access: Access, text: str, directory: Path, *, pat
 
     Raises:
         Refused: the directory is not empty.
-        SnapvolError: files could not be restored; they are named.
+        Damaged: files could not be restored; they are named on standard error.
     """
     with opened(session, access) as repository:
         backup = engine.select(repository, text)
-        repository.load_index()
-        _make(directory)
-        with display() as shown:
+        with _made(directory), display() as shown:
             counter = Counter(f"restore of {backup.short_id}", shown)
             part = None if path is None else os.fsencode(path)
             result = restorer.restore(repository, backup.id, directory, path=part, progress=counter)
+    output.warn(result.notes)
     if as_json:
         output.print_json(result)
-    if result.problems:
-        raise SnapvolError(
-            f"restore of {backup.short_id} to {directory}: {output.count(len(result.problems), 'problem')}",
-            "what is there was checked; the files named above are missing or not as they were",
-        )
-    if not as_json:
-        print(f"{directory}: {output.count(result.files, 'file')}, {output.size(result.bytes)}")
+    else:
+        size = output.size(result.bytes_written + result.bytes_kept)
+        print(output.printable(f"{directory}: {output.count(result.files, 'file')}, {size}"))
 
 
-def _make(directory: Path) -> None:
+@contextmanager
+def _made(directory: Path) -> Iterator[None]:
+    """Make a directory where there is none, and take it away again where nothing came to be in it."""
+    made = not directory.exists()
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        if any(directory.iterdir()):
-            raise Refused(
-                f"directory '{directory}' is not empty", "name an empty directory, or one that does not exist"
-            )
     except OSError as error:
-        raise StorageFailed(f"directory '{directory}' cannot be used: {error.strerror}") from None
+        raise StorageFailed(f"directory {directory} cannot be made: {error.strerror}") from None
+    try:
+        yield
+    except SnapvolError:
+        if made:
+            with suppress(OSError):
+                directory.rmdir()
+        raise
 
 
 def files(session: Session, access: Access, text: str, path: bytes, *, recursive: bool) -> Iterator[FileInfo]:

@@ -122,15 +122,23 @@ def _fail(message: str, code: int) -> int:
 
 
 def _usage(error: click.ClickException) -> str:
-    message = error.format_message().rstrip(".")
     context = getattr(error, "ctx", None)
+    message = _complaint(error)
     if context is None:
         return message
     path = context.command_path.removeprefix("snapvol").strip()
-    message = f"{path}: {message[0].lower()}{message[1:]}" if path else f"{message[0].lower()}{message[1:]}"
+    message = f"{path}: {message}" if path else message
+    return message if ";" in message else f"{message}; see: {context.command_path} --help"
+
+
+def _complaint(error: click.ClickException) -> str:
     if isinstance(error, click.NoSuchOption):
+        message = f"no such option '{error.option_name}'"
         if error.option_name in ("--config", "--socket", "--version"):
             return f"{message}; write it before the command: snapvol {error.option_name} …"
-        if error.possibilities:
-            return f"{path}: no such option '{error.option_name}'; did you mean '{error.possibilities[0]}'?"
-    return f"{message}; see: {context.command_path} --help"
+        return f"{message}; did you mean '{error.possibilities[0]}'?" if error.possibilities else message
+    if isinstance(error, click.BadParameter) and not isinstance(error, click.MissingParameter) and error.param:
+        name = error.param.opts[-1] if isinstance(error.param, click.Option) else error.param.human_readable_name
+        return f"{name if name.startswith('-') else str(error.param.name).upper()}: {error.message.rstrip('.')}"
+    message = error.format_message().rstrip(".")
+    return f"{message[0].lower()}{message[1:]}"

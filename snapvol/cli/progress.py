@@ -153,15 +153,6 @@ class Counter:
         self.problems.append(f"{path}: {problem}")
         self._shown.say(f"snapvol: warning: {path}: {problem}")
 
-    def step(self, phase: str, done: int, total: int) -> None:
-        """Take how far a check is: bytes of packs, or trees."""
-        if time.monotonic() >= self._next:
-            self._next = time.monotonic() + REFRESH_SECONDS
-            of_bytes = {"bytes_done": done, "bytes_total": total} if phase == "packs" else {}
-            self._shown.show(
-                self._title, JobProgress(phase=f"{phase} {done} of {total}" if not of_bytes else phase, **of_bytes)
-            )
-
     def cancelled(self) -> None:
         """Never raises: Ctrl-C ends this process's own work at once."""
 

@@ -134,7 +134,13 @@ def config(session: Session, key: str | None, as_json: bool) -> None:
 
     Those of the running daemon; without one, those with which it would start. With KEY only that value.
     """
-    values = session.client.config()
+    try:
+        values = session.client.config()
+    except DaemonUnreachable as error:
+        from snapvol.service.effective import effective
+
+        output.note(f"{error.message}; these are the settings that one would start with")
+        values = effective(session.settings)
     if key is not None:
         if key not in values:
             raise NotFound(f"there is no setting '{key}'", nearest(key, list(values)))

@@ -92,7 +92,7 @@ def check(session: Session, access: Access, read_data: bool, as_json: bool) -> N
     backing them up again.
     """
     with opened(session, access) as repository, repository.lock(), display() as shown:
-        report = repository.check(read_data, Counter("check", shown).step)
+        report = repository.check(read_data, Counter("check", shown))
         location = repository.store.location
     if as_json:
         output.print_json(report)

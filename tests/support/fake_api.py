@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import socketserver
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import msgspec
+import pytest
 
 from snapvol.api import JobInfo, JobProgress, JobState, VolumeInfo
 from snapvol.model import State
@@ -121,6 +123,14 @@ class Result:
     @property
     def json(self) -> Any:
         return json.loads(self.out)
+
+
+def as_terminal(patch: pytest.MonkeyPatch) -> None:
+    """Let standard input, output and error look like a terminal of 100 columns."""
+    patch.setenv("COLUMNS", "100")
+    patch.setenv("TERM", "dumb")
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        patch.setattr(stream, "isatty", lambda: True)
 
 
 @contextmanager

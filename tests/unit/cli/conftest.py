@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import pytest
-from support.fake_api import Api, Result, serving
+from support.fake_api import Api, Result, as_terminal, serving
 
 from snapvol.cli.program import run
 
@@ -19,21 +19,15 @@ def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
 
 
 @pytest.fixture
-def snapvol(capfd: pytest.CaptureFixture[str]) -> Callable[..., Result]:
-    """Run the program in this process."""
+def snapvol(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """Run the program in this process, with ``terminal=True`` as on a terminal."""
 
-    def call(*argv: str) -> Result:
-        code = run(argv)
+    def call(*argv: str, terminal: bool = False) -> Result:
+        with monkeypatch.context() as patch:
+            if terminal:
+                as_terminal(patch)
+            code = run(argv)
         out, err = capfd.readouterr()
         return Result(code, out, err)
 
     return call
-
-
-@pytest.fixture
-def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let standard input, output and error look like a terminal of 100 columns."""
-    monkeypatch.setenv("COLUMNS", "100")
-    monkeypatch.setenv("TERM", "dumb")
-    for stream in ("stdin", "stdout", "stderr"):
-        monkeypatch.setattr(f"sys.{stream}.isatty", lambda: True)
