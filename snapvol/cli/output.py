@@ -156,9 +156,11 @@ def ago(moment: datetime | None) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """Return a length of time: ``2 minutes``; ``-`` where unknown."""
+    """Return a length of time: ``0.4 s``, ``2 minutes``; ``-`` where unknown."""
     if seconds is None:
         return "-"
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
     from humanize import naturaldelta
 
     return naturaldelta(timedelta(seconds=seconds))

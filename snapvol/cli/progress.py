@@ -134,7 +134,6 @@ class Counter:
         self._files = 0
         self._began = time.monotonic()
         self._next = 0.0
-        self.problems: list[str] = []
 
     def total(self, files: int, bytes: int) -> None:
         """Take how much there is to do."""
@@ -149,8 +148,7 @@ class Counter:
             self._shown.show(self._title, self._progress())
 
     def note(self, path: str, problem: str) -> None:
-        """Print a problem and keep it."""
-        self.problems.append(f"{path}: {problem}")
+        """Print a problem."""
         self._shown.say(f"snapvol: warning: {path}: {problem}")
 
     def cancelled(self) -> None:

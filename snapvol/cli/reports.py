@@ -156,4 +156,6 @@ def config(session: Session, key: str | None, as_json: bool) -> None:
 
 
 def _value(value: object) -> str:
+    if value is None:
+        return ""
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -45,12 +45,16 @@ class Request:
 
 @dataclass
 class Reply:
-    """An answer: JSON of ``value``, lines of JSON where ``lines`` is set, or ``raw`` bytes on the wire."""
+    """An answer: JSON of ``value``, lines of JSON where ``lines`` is set, or ``raw`` bytes on the wire.
+
+    With ``hold`` there is none until the client leaves.
+    """
 
     value: Any = None
     status: int = 200
     lines: list[Any] | None = None
     raw: bytes | None = None
+    hold: bool = False
 
 
 @dataclass
@@ -94,6 +98,9 @@ class _Handler(BaseHTTPRequestHandler):
         path = unquote(target.path) + (f"?{target.query}" if target.query else "")
         reply = self.api.take(Request(self.command, path, body))
         self.close_connection = True
+        if reply.hold:
+            self.rfile.read(1)
+            return
         if reply.raw is not None:
             self.wfile.write(reply.raw)
             return

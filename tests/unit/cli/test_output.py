@@ -105,6 +105,8 @@ def test_times() -> None:
     moment = datetime(2026, 11, 20, 3, 0, tzinfo=UTC)
     assert datetime.fromisoformat(output.exactly(moment)) == moment
     assert output.duration(None) == "-"
+    assert output.duration(0.42) == "0.4 s"
+    assert output.duration(42) == "42 s"
     assert output.duration(125) == "2 minutes"
 
 
