@@ -171,7 +171,8 @@ class Writer:
 
     def _compressed(self, kind: BlobKind, data: bytes, check: bool) -> tuple[bytes, int]:
         frame = compress(data, self.tuning.level)
-        if len(frame) >= len(data) and kind is BlobKind.DATA:
+        # Stock clients expect trees to be compressed. An empty blob cannot be: its plain length means uncompressed.
+        if not data or (len(frame) >= len(data) and kind is BlobKind.DATA):
             return data, 0
         if check:
             check_round_trip(frame, data)
