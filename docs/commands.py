@@ -23,8 +23,8 @@ or key is told the nearest one.
 - **Long work** (backup, restore, verify) is waited for, with a progress bar on a terminal and a line every few seconds
   elsewhere. `--detach` prints the job's ID instead. Ctrl-C cancels the job.
 - **What deletes or overwrites** has `--dry-run`.
-- **Without a daemon** work `repo …`, `backups`, `verify`, `forget`, `files`, `cat` and `restore --to`, with a configured
-  repository, or with any: `--repository URL --password-file FILE`.
+- **Without a daemon** work `repo …`, `backups`, `verify`, `forget`, `files`, `cat` and `restore --to`, with a
+  configured repository, or with any: `--repository URL --password-file FILE`.
 
 | exit code | meaning |
 |---|---|

@@ -79,13 +79,11 @@ def backup(
 
 
 def _backed_up(job: JobInfo) -> str:
-    result = job.result
-    if result.get("incomplete"):
-        raise SnapvolError(
-            f"backup {result['id'][:8]} of {job.object} is incomplete: {output.count(len(result['problems']), 'problem')}",
-            f"see: snapvol job show {job.id}",
-        )
-    return f"backup {result['id'][:8]} of {job.object}: {waiting.figures(job)}"
+    what = f"backup {job.result['id'][:8]} of {job.object}"
+    if job.result.get("incomplete"):
+        problems = output.count(len(job.result["problems"]), "problem")
+        raise SnapvolError(f"{what} is incomplete: {problems}", f"see: snapvol job show {job.id}")
+    return f"{what}: {waiting.figures(job)}"
 
 
 @command("backups", "snapvol backups wiki", "snapvol backups --repository s3://backups/host1 --password-file F")
@@ -103,7 +101,9 @@ def backups(session: Session, volume: str | None, access: Access, as_json: bool,
     found = _listed(session, access, volume)
     empty = f"no backups; make one: snapvol backup {volume or 'VOLUME'}"
     several = len({backup.repository for backup in found}) > 1
-    output.listing(found, BACKUP_COLUMNS if several else BACKUP_COLUMNS_OF_ONE, as_json=as_json, quiet=quiet, empty=empty)
+    output.listing(
+        found, BACKUP_COLUMNS if several else BACKUP_COLUMNS_OF_ONE, as_json=as_json, quiet=quiet, empty=empty
+    )
 
 
 def _listed(session: Session, access: Access, volume: str | None) -> list[BackupInfo]:
@@ -179,8 +179,9 @@ def forget(
 ) -> None:
     """Take backups out of their repository.
 
-    Each BACKUP is an ID, or the beginning of one. Asks before it does, or needs --yes where nobody can be asked. The space is freed by 'restic prune'. The last good
-    backup of a volume is refused without --force. Works without a daemon.
+    Each BACKUP is an ID, or the beginning of one. Asks before it does, or needs --yes where nobody can be asked. The
+    newest complete backup of a volume is refused without --force. The space is freed by 'restic prune'. Works without
+    a daemon.
     """
     if not dry_run and not yes:
         output.confirm(_forget(session, access, chosen, dry_run=True, force=force), "forgetting backups")

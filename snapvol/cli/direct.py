@@ -75,9 +75,7 @@ def verify(session: Session, access: Access, chosen: tuple[str, ...], *, as_json
     """
     results, damaged = [], []
     with opened(session, access) as repository:
-        selected = [engine.select(repository, text) for text in chosen]
-        repository.load_index()
-        for backup in selected:
+        for backup in [engine.select(repository, text) for text in chosen]:
             with display() as shown:
                 result = verifier.verify(repository, backup.id, Counter(f"verify of {backup.short_id}", shown))
             results.append({"backup": backup.id, "problems": [str(problem) for problem in result.problems]})

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import pytest
-from support.fake_api import Api, Result, as_terminal, serving
 
 from snapvol.cli.program import run
+from support.fake_api import Api, Result, as_terminal, serving
 
 
 @pytest.fixture

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.fake_api import Api, job, volume
 
 from snapvol import errors
 from snapvol.api import JobState, Plan, Status
 from snapvol.client import Client, RestoreRequest
 from snapvol.errors import DaemonUnreachable, SnapvolError
+from support.fake_api import Api, job, volume
 
 WIKI = volume("wiki")
 PLAN = Plan(actions=[], done=True)
@@ -110,9 +110,7 @@ CALLS: list[tuple[Call, str, str, Any, Any]] = [
 
 
 @pytest.mark.parametrize(("call", "method", "path", "body", "answer"), CALLS, ids=[f"{c[1]} {c[2]}" for c in CALLS])
-def test_every_method_sends_its_request(
-    api: Api, call: Call, method: str, path: str, body: Any, answer: Any
-) -> None:
+def test_every_method_sends_its_request(api: Api, call: Call, method: str, path: str, body: Any, answer: Any) -> None:
     api.on(method, path, answer)
     result = call(Client(api.path))
     assert api.said == [(method, path, body)]
@@ -131,9 +129,7 @@ def test_a_job_is_watched_to_its_end(api: Api) -> None:
     assert [seen.state for seen in Client(api.path).watch("j")] == states
 
 
-KINDS = sorted(
-    name for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, SnapvolError)
-)
+KINDS = sorted(name for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, SnapvolError))
 
 
 @pytest.mark.parametrize("kind", KINDS)

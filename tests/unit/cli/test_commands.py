@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from support.fake_api import CREATED, Api, Result, job, volume
 
 from snapvol.api import (
     Action,
@@ -28,6 +27,7 @@ from snapvol.api import (
     VolumeStatus,
 )
 from snapvol.model import State
+from support.fake_api import CREATED, Api, Result, job, volume
 
 Snapvol = Callable[..., Result]
 ID = "0123456789abcdef" * 4
@@ -39,7 +39,11 @@ DONE = Plan(actions=PLANNED.actions, done=True)
 
 
 def test_ls(api: Api, snapvol: Snapvol) -> None:
-    api.on("GET", "/v1/volumes", [WIKI, volume("db", mounted=True, last_backup=BackupRef(id=ID, time=CREATED, repository="r"))])
+    api.on(
+        "GET",
+        "/v1/volumes",
+        [WIKI, volume("db", mounted=True, last_backup=BackupRef(id=ID, time=CREATED, repository="r"))],
+    )
     result = snapvol("ls")
     assert result.code == 0
     head, wiki, db = result.out.splitlines()
@@ -151,7 +155,8 @@ def test_snapshot_and_snapshots(api: Api, snapvol: Snapvol) -> None:
 
 
 def test_diff(api: Api, snapvol: Snapvol) -> None:
-    changes = [ChangeInfo(path="new", kind="added"), ChangeInfo(path="a\nb", kind="removed"), ChangeInfo(path="c", kind="modified")]  # fmt: skip
+    kinds = {"new": "added", "a\nb": "removed", "c": "modified"}
+    changes = [ChangeInfo(path=path, kind=kind) for path, kind in kinds.items()]
     api.on("GET", "/v1/diff?a=wiki%40a&b=wiki", changes)
     assert snapvol("diff", "wiki@a").out == "+ new\n- a\\nb\nM c\n"
     api.on("GET", "/v1/diff?a=wiki%40a&b=wiki%40b", changes)
@@ -220,9 +225,14 @@ def test_forget(api: Api, snapvol: Snapvol) -> None:
 
 def test_restore(api: Api, snapvol: Snapvol) -> None:
     api.on("POST", "/v1/restores", job(kind="restore", result={"volume": "new", "files": 2, "bytes_written": 2048}))
-    api.on("GET", "/v1/jobs/1a2b3c4d/events", job(kind="restore", result={"volume": "new", "files": 2, "bytes_written": 2048}))
+    api.on(
+        "GET",
+        "/v1/jobs/1a2b3c4d/events",
+        job(kind="restore", result={"volume": "new", "files": 2, "bytes_written": 2048}),
+    )
     assert snapvol("restore", "wiki", "new", "--path", "/a").out == "new: 2 files, 2.0 KiB\n"
-    assert api.said[0][2] == {"backup": "wiki", "volume": "new", "in_place": False, "path": "/a", "repository": None, "dry_run": False}  # fmt: skip
+    where = {"backup": "wiki", "volume": "new", "path": "/a", "repository": None}
+    assert api.said[0][2] == {**where, "in_place": False, "dry_run": False}
 
 
 def test_restore_dry_run(api: Api, snapvol: Snapvol) -> None:

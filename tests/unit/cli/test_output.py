@@ -6,7 +6,6 @@ import json
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from support.fake_api import as_terminal, volume
 
 from snapvol.api import Action, Plan, VolumeInfo
 from snapvol.cli import output
@@ -14,6 +13,7 @@ from snapvol.cli.output import Column
 from snapvol.cli.volumes import state
 from snapvol.errors import Refused
 from snapvol.model import State, now
+from support.fake_api import as_terminal, volume
 
 COLUMNS = (
     Column[VolumeInfo]("NAME", lambda volume: volume.name),

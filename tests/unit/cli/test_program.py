@@ -11,17 +11,28 @@ from pathlib import Path
 
 import click
 import pytest
-from support.fake_api import Api, Result
-from support.process import run as run_program
 
 from snapvol import __version__, errors
 from snapvol.cli import program, volumes
 from snapvol.cli.session import Session
 from snapvol.errors import SnapvolError, ToolFailed
+from support.fake_api import Api, Result
+from support.process import run as run_program
 
 Snapvol = Callable[..., Result]
 CLASSES = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, SnapvolError)]
-HEAVY = ("aiodocker", "aiohttp", "apscheduler", "asyncio", "boto3", "botocore", "cryptography", "rich", "zstandard", "sh")
+HEAVY = (
+    "aiodocker",
+    "aiohttp",
+    "apscheduler",
+    "asyncio",
+    "boto3",
+    "botocore",
+    "cryptography",
+    "rich",
+    "zstandard",
+    "sh",
+)
 
 
 @pytest.mark.parametrize("kind", CLASSES, ids=lambda kind: kind.__name__)
@@ -148,9 +159,13 @@ def test_the_socket_is_the_flag_then_the_variable_then_the_settings(
     config.write_text(f'[daemon]\napi_socket = "{tmp_path}/settings.sock"\n')
     start = "; start it: systemctl start snapvol, or: snapvol daemon\n"
     monkeypatch.setenv("SNAPVOL_CONFIG", os.devnull)
-    assert snapvol("--config", str(config), "ls").err == f"snapvol: no daemon answers at {tmp_path}/settings.sock{start}"
+    assert (
+        snapvol("--config", str(config), "ls").err == f"snapvol: no daemon answers at {tmp_path}/settings.sock{start}"
+    )
     monkeypatch.setenv("SNAPVOL_SOCKET", f"{tmp_path}/variable.sock")
-    assert snapvol("--config", str(config), "ls").err == f"snapvol: no daemon answers at {tmp_path}/variable.sock{start}"
+    assert (
+        snapvol("--config", str(config), "ls").err == f"snapvol: no daemon answers at {tmp_path}/variable.sock{start}"
+    )
     flag = snapvol("--config", str(config), "--socket", f"{tmp_path}/flag.sock", "ls")
     assert flag == Result(5, "", f"snapvol: no daemon answers at {tmp_path}/flag.sock{start}")
 

@@ -8,19 +8,31 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from support.fake_api import CREATED, Api, Result, as_terminal, job
 
 from snapvol.api import JobInfo, JobProgress, JobState
-from snapvol.cli import progress
 from snapvol.cli.progress import Counter, Lines, described, display
 from snapvol.client import Client
+from support.fake_api import CREATED, Api, Result, as_terminal, job
 
 Snapvol = Callable[..., Result]
 EVENTS = "/v1/jobs/1a2b3c4d/events"
-RESULT = {"id": "f" * 64, "files": 3, "bytes_total": 5 << 20, "bytes_added": 1 << 20, "incomplete": False, "problems": []}
+RESULT = {
+    "id": "f" * 64,
+    "files": 3,
+    "bytes_total": 5 << 20,
+    "bytes_added": 1 << 20,
+    "incomplete": False,
+    "problems": [],
+}
 DONE = job(result=RESULT, started=CREATED, ended=CREATED + timedelta(seconds=4))
 HALF = JobProgress(
-    phase="backing up", bytes_done=1 << 20, bytes_total=2 << 20, files_done=1, files_total=3, rate=1024.0, eta_seconds=70
+    phase="backing up",
+    bytes_done=1 << 20,
+    bytes_total=2 << 20,
+    files_done=1,
+    files_total=3,
+    rate=1024.0,
+    eta_seconds=70,
 )
 
 
@@ -55,7 +67,11 @@ def test_backup_wants_volumes_or_all(snapvol: Snapvol) -> None:
 def test_warnings_are_passed_on_once_each(api: Api, snapvol: Snapvol) -> None:
     api.on("GET", "/v1/jobs/1a2b3c4d", job(state=JobState.RUNNING))
     states = [["a"], ["a"], ["a", "b\x1b[2J"]]
-    api.on("GET", EVENTS, lines=[*(job(state=JobState.RUNNING, warnings=each) for each in states), job(warnings=states[-1])])
+    api.on(
+        "GET",
+        EVENTS,
+        lines=[*(job(state=JobState.RUNNING, warnings=each) for each in states), job(warnings=states[-1])],
+    )
     result = snapvol("job", "wait", "1a2b3c4d")
     assert result.err == "snapvol: warning: a\nsnapvol: warning: b\\x1b[2J\n"
     assert result.out == "backup of wiki: done\n"
@@ -74,7 +90,11 @@ def test_warnings_are_passed_on_once_each(api: Api, snapvol: Snapvol) -> None:
             1,
             "backup of wiki failed: it broke; see: snapvol job log 1a2b3c4d",
         ),
-        ({"state": "failed", "error": "no room", "error_kind": "NoSpace", "hint": "h"}, 4, "backup of wiki failed: no room; h"),
+        (
+            {"state": "failed", "error": "no room", "error_kind": "NoSpace", "hint": "h"},
+            4,
+            "backup of wiki failed: no room; h",
+        ),
         ({"state": "failed", "error": "x", "error_kind": "ToolFailed", "hint": "h"}, 1, "backup of wiki failed: x; h"),
         (
             {"state": "cancelled"},
@@ -183,7 +203,8 @@ def test_T30_verify_of_a_damaged_backup_fails(api: Api, snapvol: Snapvol) -> Non
     assert snapvol("verify", "wiki") == Result(
         1,
         "",
-        "snapvol: backup ffffffff is damaged: 1 problem; see: snapvol job show 1a2b3c4d; make a new one: snapvol backup\n",
+        "snapvol: backup ffffffff is damaged: 1 problem; "
+        "see: snapvol job show 1a2b3c4d; make a new one: snapvol backup\n",
     )
 
 
@@ -202,10 +223,10 @@ def test_progress_in_words(made: JobProgress, shown: str) -> None:
 
 def test_lines_come_every_few_seconds_only(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     clock = [0.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr("snapvol.cli.progress.time.monotonic", lambda: clock[0])
     with display() as shown:
         assert isinstance(shown, Lines)
-        for second in range(0, 12):
+        for second in range(12):
             clock[0] = float(second)
             shown.show("backup of wiki", HALF)
     assert capsys.readouterr().err.splitlines() == [f"backup of wiki: {described(HALF)}"] * 2
@@ -223,7 +244,7 @@ def test_bars_on_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
 
 def test_work_in_this_process_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr("snapvol.cli.progress.time.monotonic", lambda: clock[0])
     seen: list[JobProgress] = []
 
     class Seen(Lines):
@@ -235,7 +256,9 @@ def test_work_in_this_process_is_counted(monkeypatch: pytest.MonkeyPatch) -> Non
     clock[0] = 2.0
     counter.advance(2048, 1)
     counter.advance(1, 1)  # too soon to be shown
-    assert [(each.bytes_done, each.files_total, each.rate, each.eta_seconds) for each in seen] == [(2048, 4, 1024.0, 2.0)]
+    assert [(each.bytes_done, each.files_total, each.rate, each.eta_seconds) for each in seen] == [
+        (2048, 4, 1024.0, 2.0)
+    ]
 
 
 def test_problems_in_this_process_are_told_at_once(capsys: pytest.CaptureFixture[str]) -> None:
