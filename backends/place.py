@@ -134,6 +134,8 @@ class Place:
                     f"pool '{self.pool}': {self.root} is another pool ({marker.id}, not {expected})",
                     "mount the right disk there, or give the other pool its own name in the settings",
                 )
+            if os.statvfs(self.root).f_flag & os.ST_RDONLY:
+                raise PoolUnavailable(f"pool '{self.pool}': {self.root} is read-only", "look at `dmesg`, `findmnt`")
             self._take_lock()
             if marker is None:
                 marker = Marker(id=new_id(), version=VERSION)
@@ -216,17 +218,11 @@ class Place:
     def _take_lock(self) -> None:
         if self._lock is not None:
             return
-        lock = os.open(self.root / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-                os.close(lock)
-                raise PoolUnavailable(
-                    f"pool '{self.pool}': {self.root} is open in another daemon", "stop it, or use another path"
-                ) from error
-            # A share without locks still makes a pool: keeping others out is then up to its owner.
-        self._lock = lock
+        self._lock = _locked(self.root / LOCK)
+        if self._lock is None:
+            raise PoolUnavailable(
+                f"pool '{self.pool}': {self.root} is open in another daemon", "stop it, or use another path"
+            )
 
     # -- condition ----------------------------------------------------------------------------------------------
 
@@ -262,3 +258,22 @@ class Place:
         elif free * 100 < size * self.reserve:
             problem = f"{free >> 20} MiB of {size >> 20} MiB free, less than the reserve of {self.reserve} %"
         return Health(ok=problem is None, size=size, free=free, problem=problem)
+
+
+def _locked(path: Path) -> int | None:
+    """Return a descriptor that holds the lock file at ``path``, or None where another one does."""
+    # Open for reading only, so that the storage can still be remounted read-only; NFS insists on a writer.
+    for access in (os.O_RDONLY, os.O_RDWR):
+        lock = os.open(path, access | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                os.close(lock)
+                return None
+            if error.errno == errno.EBADF and access == os.O_RDONLY:
+                os.close(lock)
+                continue
+            # A share without locks still makes a pool: keeping other daemons out is then up to its owner.
+        break
+    return lock
