@@ -53,32 +53,19 @@ def document(routes: Sequence[Route]) -> dict[str, Any]:
     }
 
 
-def _key(kind: Any) -> str:
-    return repr(kind)
+def _answers(route: Route) -> tuple[Any, ...]:
+    """Return what a route may answer: one type, or several where it depends on the request."""
+    answer = get_args(route.answer)[0] if route.streams else route.answer
+    return get_args(answer) if isinstance(answer, UnionType) else (answer,)
 
 
-def _answer(route: Route) -> Any:
-    return get_args(route.answer)[0] if route.streams else route.answer
-
-
-def _schemas(routes: Sequence[Route]) -> tuple[dict[str, Any], dict[str, Any]]:
-    kinds: dict[str, Any] = {_key(Error): Error}
+def _schemas(routes: Sequence[Route]) -> tuple[dict[Any, dict[str, Any]], dict[str, Any]]:
+    kinds: dict[Any, None] = {Error: None}
     for route in routes:
-        for kind in (_answer(route), route.body, route.query):
-            for each in _alternatives(kind) if kind is not None else ():
-                kinds[_key(each)] = each
-    found, components = msgspec.json.schema_components(kinds.values(), ref_template=_REFERENCE)
+        kinds |= dict.fromkeys(_answers(route))
+        kinds |= dict.fromkeys(kind for kind in (route.body, route.query) if kind is not None)
+    found, components = msgspec.json.schema_components(kinds, ref_template=_REFERENCE)
     return dict(zip(kinds, found, strict=True)), components
-
-
-def _alternatives(kind: Any) -> tuple[Any, ...]:
-    """Return what a union of records is a union of: msgspec describes those one by one only."""
-    return get_args(kind) if isinstance(kind, UnionType) else (kind,)
-
-
-def _schema(kind: Any, schemas: dict[str, Any]) -> Any:
-    found = [schemas[_key(each)] for each in _alternatives(kind)]
-    return found[0] if len(found) == 1 else {"anyOf": found}
 
 
 def _plain(name: str, summary: str, media: str) -> dict[str, Any]:
@@ -91,8 +78,9 @@ def _plain(name: str, summary: str, media: str) -> dict[str, Any]:
     }
 
 
-def _operation(route: Route, schemas: dict[str, Any]) -> dict[str, Any]:
+def _operation(route: Route, schemas: dict[Any, dict[str, Any]]) -> dict[str, Any]:
     media = LINES if route.streams else JSON
+    answers = [schemas[kind] for kind in _answers(route)]
     operation: dict[str, Any] = {
         "operationId": route.action.__name__,
         "summary": route.summary,
@@ -105,13 +93,16 @@ def _operation(route: Route, schemas: dict[str, Any]) -> dict[str, Any]:
             *_query(route.query),
         ],
         "responses": {
-            "200": {"description": "done", "content": {media: {"schema": _schema(_answer(route), schemas)}}},
-            "default": {"description": "not done", "content": {JSON: {"schema": schemas[_key(Error)]}}},
+            "200": {
+                "description": "done",
+                "content": {media: {"schema": answers[0] if len(answers) == 1 else {"anyOf": answers}}},
+            },
+            "default": {"description": "not done", "content": {JSON: {"schema": schemas[Error]}}},
         },
     }
     if route.body is not None:
         required = any(known.required for known in msgspec.structs.fields(route.body))
-        content = {JSON: {"schema": schemas[_key(route.body)]}}
+        content = {JSON: {"schema": schemas[route.body]}}
         operation["requestBody"] = {"required": required, "content": content}
     return operation
 

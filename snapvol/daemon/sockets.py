@@ -114,7 +114,7 @@ def claim(path: Path, group: str, key: str) -> Listener:
             fcntl.flock(place, fcntl.LOCK_EX)  # of two daemons that start at once, one finds the other's socket alive
             if not _is_free(path):
                 raise InUse(f"another daemon answers at {path}", "stop that one first: systemctl stop snapvol")
-            return _listen(path, place, group)
+            return _listen(path, group)
         finally:
             os.close(place)
     except OSError as error:
@@ -153,41 +153,38 @@ def _is_free(path: Path) -> bool:
     return False
 
 
-def _listen(path: Path, place: int, group: str) -> Listener:
-    beside = f"/proc/self/fd/{place}/.{path.name}.new"  # a short name, however long the directory's is
-    _unlink(beside)
+def _listen(path: Path, group: str) -> Listener:
+    _unlink(path)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
         # Linux gives the file the mode of the unbound socket, less the umask: it is never wider, not for a moment.
         os.fchmod(sock.fileno(), 0o600)
-        sock.bind(beside)
-        os.chmod(beside, 0o600)
-        _share(beside, group, path)
+        sock.bind(str(path))
+        os.chmod(path, 0o600)
+        _share(path, group)
         sock.listen(BACKLOG)
-        file = _identity(os.lstat(beside))
-        os.rename(beside, path)  # what is stale gives way in one step
+        return Listener(sock, path, _identity(os.lstat(path)))
     except BaseException:
         sock.close()
-        _unlink(beside)
+        _unlink(path)
         raise
-    return Listener(sock, path, file)
 
 
-def _share(file: str, group: str, path: Path) -> None:
+def _share(path: Path, group: str) -> None:
     if not group:
         return
     try:
-        os.chown(file, -1, grp.getgrnam(group).gr_gid)
-        os.chmod(file, 0o660)
+        os.chown(path, -1, grp.getgrnam(group).gr_gid)
+        os.chmod(path, 0o660)
     except KeyError:
         log.info("%s: there is no group '%s': only this user can use it", path, group)
     except PermissionError:
         log.warning("%s: cannot be given to group '%s': only this user can use it", path, group)
 
 
-def _unlink(file: str) -> None:
+def _unlink(path: Path) -> None:
     try:
-        os.unlink(file)
+        path.unlink()
     except FileNotFoundError:
         return
 
