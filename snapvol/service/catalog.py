@@ -74,6 +74,9 @@ class Trashed(Struct, frozen=True, kw_only=True):
     pool: Pool
 
 
+_Found = tuple[Volume | Damage, Sequence[Snapshot | Damage]]
+
+
 class Catalog:
     """The volumes of all pools. Reading is free of locks and of storage; changes come from whoever holds the volume.
 
@@ -257,8 +260,8 @@ class Catalog:
         with self._lock:
             self._trash.pop(volume.id, None)
 
-    def load(self, pool: Pool) -> None:
-        """Read all that an open pool has.
+    def load(self, pool: Pool) -> Callable[[], None]:
+        """Read all that an open pool has; return what takes it in.
 
         Raises:
             SnapvolError: a listing failed. Nothing of the pool is known then: half a list is not taken for all.
@@ -266,6 +269,9 @@ class Catalog:
         backend = pool.backend
         live = [(found, _snapshots(backend, found)) for found in backend.volumes()]
         trashed = list(backend.trashed())
+        return lambda: self._take_in(pool, live, trashed)
+
+    def _take_in(self, pool: Pool, live: Sequence[_Found], trashed: Sequence[Volume | Damage]) -> None:
         damages = [found for found, _ in live if isinstance(found, Damage)]
         with self._lock:
             for found, snapshots in live:
@@ -336,7 +342,11 @@ def _entry(volume: Volume, pool: Pool, snapshots: Sequence[Snapshot | Damage]) -
         volume=volume,
         pool=pool,
         snapshots=tuple(snapshot for snapshot in snapshots if isinstance(snapshot, Snapshot)),
-        damaged_snapshots=tuple(damage for damage in snapshots if isinstance(damage, Damage)),
+        damaged_snapshots=tuple(
+            msgspec.structs.replace(damage, name=damage.name.rpartition("@")[2])
+            for damage in snapshots
+            if isinstance(damage, Damage)
+        ),
     )
 
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 
 from msgspec import Struct
 
 from snapvol import units
 from snapvol.api import JobInfo
 from snapvol.backend import Backend
-from snapvol.errors import AlreadyExists, NotFound, UsageError
+from snapvol.errors import AlreadyExists, NotFound, NotReady, PoolUnavailable, UsageError
 from snapvol.model import Snapshot, State, Volume, new_id, now
 from snapvol.names import volume_name
 from snapvol.service import options as volume_options
@@ -101,11 +100,14 @@ class Creation:
         return source
 
     def _existing(self, name: str) -> Entry | None:
-        with suppress(NotFound):
+        try:
             entry = self._context.catalog.get(name)
-            if entry.volume.name == name:
-                return entry
-        return None
+        except NotFound:
+            return None
+        except (NotReady, PoolUnavailable):
+            self._context.catalog.refuse_taken(name)
+            return None  # it was mended meanwhile
+        return entry if entry.volume.name == name else None
 
     def _request(
         self,

@@ -26,23 +26,28 @@ class _Claim:
 
 
 class Locks:
-    """The claims on volumes, by name. A claim belongs to no thread: it may be given up by another one."""
+    """The claims on volumes, by name. A claim belongs to no thread: it may be given up by another one.
 
-    def __init__(self) -> None:
+    Args:
+        wait: seconds that a claim waits for operations in progress, where it does not say otherwise.
+    """
+
+    def __init__(self, wait: float = WAIT) -> None:
+        self.wait = wait
         self._changed = threading.Condition()
         self._claims: dict[str, _Claim] = {}
         self._mounts: dict[str, _Claim] = {}
 
     @contextmanager
     def volumes(
-        self, *names: str, doing: str = "another operation", wait: float = WAIT, mountable: bool = False
+        self, *names: str, doing: str = "another operation", wait: float | None = None, mountable: bool = False
     ) -> Iterator[None]:
         """Claim volumes, existing or about to exist, for one operation.
 
         Args:
             names: all of them; none twice needed, any order.
             doing: what others are told meanwhile: "removal", "restore job 12 …".
-            wait: seconds to wait for operations in progress.
+            wait: seconds to wait for operations in progress; see above where None.
             mountable: mount and unmount may go on meanwhile: for what only reads the volume's contents.
 
         Raises:
@@ -59,7 +64,7 @@ class Locks:
             self._free(self._claims, wanted)
 
     @contextmanager
-    def mounting(self, name: str, *, wait: float = WAIT) -> Iterator[None]:
+    def mounting(self, name: str, *, wait: float | None = None) -> Iterator[None]:
         """Claim a volume for a mount or unmount: beside readers of its contents, never beside another mount.
 
         Raises:
@@ -92,9 +97,11 @@ class Locks:
                 return None
         return (name, claim) if claim else None
 
-    def _await(self, obstacle: Callable[[], tuple[str, _Claim] | None], wait: float, take: Callable[[], None]) -> None:
+    def _await(
+        self, obstacle: Callable[[], tuple[str, _Claim] | None], wait: float | None, take: Callable[[], None]
+    ) -> None:
         with self._changed:
-            self._changed.wait_for(lambda: obstacle() is None, timeout=wait)
+            self._changed.wait_for(lambda: obstacle() is None, timeout=self.wait if wait is None else wait)
             found = obstacle()
             if found is not None:
                 name, claim = found

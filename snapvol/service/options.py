@@ -47,8 +47,6 @@ def read(given: Mapping[str, str], settings: Settings, kinds: Mapping[str, type[
             continue
         check_key(key, kinds, kind)
         checked[key] = _value(key, value, settings, kinds[kind])
-    if checked.get("protect") == "false":
-        del checked["protect"]  # the same as not given, and compared as such
     return checked
 
 
@@ -132,6 +130,8 @@ def differences(existing: Mapping[str, str], asked: Mapping[str, str], explained
         explained: options that a volume has without being asked: the pool's defaults, what a clone inherits.
     """
     said = []
+    if "protect" in asked:
+        existing = {"protect": "false", **existing}  # false is not written down
     for key in sorted(existing.keys() | asked.keys()):
         has, wanted = existing.get(key), asked.get(key, explained.get(key))
         if key not in existing:

@@ -62,11 +62,12 @@ class Pool:
         """The kind of storage."""
         return self.backend.kind
 
-    def open(self, load: Callable[[Pool], None]) -> None:
+    def open(self, load: Callable[[Pool], Callable[[], None]], turn: Callable[[], None]) -> None:
         """Open the backend and read what it has; a pool that cannot be opened is remembered with its problem.
 
         Args:
-            load: reads the volumes of a pool whose backend is open.
+            load: reads the volumes of a pool whose backend is open, and returns what takes them in.
+            turn: waits until the pools before this one have taken in theirs.
 
         Raises:
             SnapvolError: why it cannot.
@@ -77,9 +78,11 @@ class Pool:
             if expected is None:
                 _write(self._identity, _Identity(id=found), sync=True)
             self.health = self.backend.health()
-            load(self)
+            take_in = load(self)
+            turn()
+            take_in()
         except Exception as error:
-            self.problem = str(error) or type(error).__name__
+            self.problem = (str(error) or type(error).__name__).removeprefix(f"pool '{self.name}': ")
             self.health = Health(ok=False, problem=self.problem)
             self.seen = self._last_seen()
             raise

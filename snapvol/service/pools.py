@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
 
 from snapvol.backend import Backend
 from snapvol.errors import SettingsError, SnapvolError, nearest
@@ -32,24 +33,28 @@ def _pool(name: str, settings: Settings, kinds: Mapping[str, type[Backend]]) -> 
     wanted = settings.pools[name]
     key = f"pools.{name}"
     if wanted.backend not in kinds:
-        where = settings.origins.get(f"{key}.backend", "settings")
         raise SettingsError(
-            f"{where}: {key}.backend: there is no backend {wanted.backend!r}", nearest(wanted.backend, list(kinds))
+            f"{_where(settings, key)}: {key}.backend: there is no backend {wanted.backend!r}",
+            nearest(wanted.backend, list(kinds)),
         )
     try:
         backend = kinds[wanted.backend](name, wanted.storage)
     except SettingsError as error:
-        raise SettingsError(f"{settings.origins.get(key, 'settings')}: {error.message}", error.hint) from None
+        raise SettingsError(f"{_where(settings, key)}: {error.message}", error.hint) from None
     defaults = volume_options.check_defaults(name, wanted, settings, kinds)
     return Pool(name, backend, defaults, settings.daemon.root / "pools")
+
+
+def _where(settings: Settings, key: str) -> str:
+    return next((origin for known, origin in settings.origins.items() if known.startswith(f"{key}.")), "settings")
 
 
 class Pools:
     """Opens pools and looks after them. Storage that hangs keeps neither the other pools nor the caller waiting."""
 
-    def __init__(self, catalog: Catalog, patience: float = PATIENCE) -> None:
+    def __init__(self, catalog: Catalog, patience: float | None = None) -> None:
         self._catalog = catalog
-        self._patience = patience
+        self._patience = PATIENCE if patience is None else patience
         self._busy: dict[str, threading.Thread] = {}
         self._opened = threading.Event()
 
@@ -64,7 +69,7 @@ class Pools:
         Returns:
             Whether one was opened since the last time.
         """
-        self._each(lambda pool: self._open(pool) if pool.problem is not None else self._check(pool))
+        self._each(self._refresh)
         opened = self._opened.is_set()
         self._opened.clear()
         return opened
@@ -75,29 +80,41 @@ class Pools:
             if pool.problem is None:
                 pool.backend.close()
 
-    def _each(self, work: Callable[[Pool], None]) -> None:
-        started = []
+    def _each(self, work: Callable[[Pool, Iterable[threading.Thread]], None]) -> None:
+        started: list[threading.Thread] = []
         for pool in self._catalog.pools.values():
             busy = self._busy.get(pool.name)
             if busy is None or not busy.is_alive():
-                thread = threading.Thread(target=work, args=(pool,), name=f"pool-{pool.name}", daemon=True)
+                before = tuple(started)
+                thread = threading.Thread(target=work, args=(pool, before), name=f"pool-{pool.name}", daemon=True)
                 self._busy[pool.name] = thread
                 started.append(thread)
                 thread.start()
-        for thread in started:
-            thread.join(self._patience)
+        self._await(started)
 
-    def _open(self, pool: Pool) -> None:
+    def _await(self, threads: Iterable[threading.Thread]) -> None:
+        until = time.monotonic() + self._patience
+        for thread in threads:
+            thread.join(max(0.0, until - time.monotonic()))
+
+    def _open(self, pool: Pool, before: Iterable[threading.Thread]) -> None:
         known = pool.problem
         try:
-            pool.open(self._catalog.load)
+            # Side by side, but the volumes in the settings' order: the first of two with one name has it.
+            pool.open(self._catalog.load, lambda: self._await(before))
         except Exception as error:
-            if str(error) != known:
+            if pool.problem != known:
                 unexpected = not isinstance(error, SnapvolError | OSError)
-                log.warning("pool '%s' is not available: %s", pool.name, error, exc_info=unexpected)
+                log.warning("pool '%s' is not available: %s", pool.name, pool.problem, exc_info=unexpected)
         else:
             log.info("pool '%s' is open", pool.name)
             self._opened.set()
+
+    def _refresh(self, pool: Pool, before: Iterable[threading.Thread]) -> None:
+        if pool.problem is None:
+            self._check(pool)
+        else:
+            self._open(pool, before)
 
     def _check(self, pool: Pool) -> None:
         before = pool.health

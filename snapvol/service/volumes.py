@@ -172,8 +172,8 @@ class Volumes:
             volume_options.check_key(key, self._kinds, kind)
         if checked.get("pool") == entry.pool.name:
             del checked["pool"]
-        if given.get("protect") and "protect" not in checked:
-            taken.append("protect")
+        if checked.get("protect") == "false":
+            taken.append("protect")  # false is not written down
         volume_options.check_features(checked, entry.backend.features, entry.pool.name, kind)
         for key in [*checked, *taken]:
             if key not in CHANGEABLE and checked.get(key) != present.get(key):

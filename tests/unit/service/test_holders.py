@@ -1,4 +1,4 @@
-"""Announced mounts: hints that outlive the daemon, never the boot, and never count for more than the kernel (T8, G6)."""
+"""Announced mounts: hints that outlive the daemon, never the boot, and never beat the kernel (T8, G6)."""
 
 from __future__ import annotations
 
@@ -67,7 +67,9 @@ def test_counts_do_not_outlive_the_boot_t7(path: Path) -> None:
     assert holders(path, processes, boot="boot-2").count("v") == 0
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe", b'{"boot":"boot-1","volumes":{"v":[{"holder":1}]}}'])
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b"\xff\xfe", b'{"boot":"boot-1","volumes":{"v":[{"holder":1}]}}']
+)
 def test_a_damaged_file_is_no_obstacle(path: Path, content: bytes) -> None:
     path.parent.mkdir()
     path.write_bytes(content)

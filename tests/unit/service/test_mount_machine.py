@@ -13,7 +13,7 @@ from pathlib import Path
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, rule
 
 from snapvol.errors import InUse
 from snapvol.service import holders as holders_module
@@ -122,10 +122,6 @@ class Mounts(RuleBasedStateMachine):
     @rule()
     def housekeeping(self) -> None:
         self.service.refresh_users()
-
-    @rule(target=containers)
-    def nothing(self) -> object:
-        return multiple()
 
     @invariant()
     def removal_is_refused_if_and_only_if_the_kernel_shows_a_user(self) -> None:
