@@ -7,7 +7,6 @@ import fcntl
 import os
 import re
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from msgspec import Struct
@@ -15,7 +14,7 @@ from msgspec import Struct
 from snapvol import shell
 from snapvol.backend import Features
 from snapvol.backends.measure import measure, short_path
-from snapvol.backends.place import Place, Reserve, absolute, read_settings
+from snapvol.backends.place import LOCK, MARKER, Place, Reserve, absolute, read_settings
 from snapvol.backends.removal import remove_tree
 from snapvol.backends.trees import Trees
 from snapvol.errors import StorageFailed, ToolFailed, Unsupported
@@ -28,8 +27,8 @@ _PRESERVE = "--preserve=mode,ownership,timestamps,links,xattr"
 _ATTEMPTS = 3
 # A file that was removed before cp came to it is not in the copy, as if the copy had been made a moment later. A file
 # that was replaced is one that always was there, so the copy must be made again.
-_VANISHED = re.compile(r"cp: cannot (stat|open|access) .*: No such file or directory\Z")
-_REPLACED = re.compile(r"cp: skipping file .*, as it was replaced while being copied\Z")
+_VANISHED = re.compile(r"\S*cp: cannot (stat|open|access) .*: No such file or directory\Z")
+_REPLACED = re.compile(r"\S*cp: skipping file .*, as it was replaced while being copied\Z")
 
 
 class DirectorySettings(Struct, frozen=True, kw_only=True):
@@ -63,7 +62,7 @@ class Directory(Trees):
 
     def _probe(self) -> Features:
         mount = locate(self._place.root).mount
-        self._reflinks = _shares_blocks(self._place.tmp)
+        self._reflinks = _shares_blocks(self._place.root / MARKER, self._place.root / LOCK)
         reasons = []
         if not self._reflinks and not self._full_copies:
             reasons.append(
@@ -111,7 +110,7 @@ class Directory(Trees):
                     return
                 if attempt == _ATTEMPTS:
                     raise StorageFailed(
-                        f"files kept being replaced while they were copied: {changed[0].removeprefix('cp: ')}",
+                        f"files kept being replaced while they were copied: {changed[0].partition(': ')[2]}",
                         "stop the containers that write there, or keep the volume on btrfs, ZFS or LVM",
                     ) from error
                 remove_tree(target)
@@ -143,21 +142,14 @@ class Directory(Trees):
         remove_tree(path)
 
 
-def _shares_blocks(directory: Path) -> bool:
-    """Try whether the file system can clone a file."""
-    old, new = directory / new_id(), directory / new_id()
-    try:
-        with old.open("x+b") as source, new.open("xb") as target:
-            with suppress(OSError):
-                source.write(bytes(4096))
-                source.flush()
-            # On a full disk the file is empty, which the kernel's file systems refuse or allow just the same.
-            fcntl.ioctl(target.fileno(), _FICLONE, source.fileno())
-    except OSError as error:
-        if error.errno in _NO_REFLINK:
-            return False
-        raise
-    finally:
-        for path in (old, new):
-            path.unlink(missing_ok=True)
+def _shares_blocks(source: Path, target: Path) -> bool:
+    """Try whether the file system can clone a file: ``source`` over ``target``, whose contents do not matter."""
+    with source.open("rb") as old, target.open("r+b") as new:
+        try:
+            fcntl.ioctl(new.fileno(), _FICLONE, old.fileno())
+        except OSError as error:
+            if error.errno in _NO_REFLINK:
+                return False
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):  # it could, if there were room
+                raise
     return True

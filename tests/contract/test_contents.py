@@ -1,0 +1,326 @@
+"""Copies are exact (T34), removal gets everything (T9), and what containers do in their volumes disturbs neither."""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import pytest
+from msgspec import Struct
+
+from snapvol.backend import Backend
+from snapvol.errors import NoSpace, StorageFailed
+from snapvol.model import Volume, new_id
+from support import storage
+from support.process import run
+from support.storage import Pool, contents, record
+
+pytestmark = pytest.mark.root
+ACL = bytes.fromhex(  # u::rwx u:1000:r-x g::r-x m::rwx o::r-x
+    "02000000 01000700ffffffff 02000500e8030000 04000500ffffffff 10000700ffffffff 20000500ffffffff"
+)
+CAPABILITY = bytes.fromhex("0100000200040000000000000000000000000000")
+NAMES = [b"\xff\xfe", b"new\nline", b"-rf", b" ", b"n" * 255, "ünï".encode(), b"back\\slash", b"$(x)'\""]
+
+
+class Facts(Struct, frozen=True):
+    """What must be the same in a copy."""
+
+    mode: int
+    uid: int
+    gid: int
+    device: int
+    links: int
+    mtime: int
+    xattrs: dict[str, bytes]
+    contents: bytes | None
+    blocks: int | None
+
+
+def facts(root: bytes) -> dict[bytes, Facts]:
+    """Return everything below and at ``root`` by relative path, walked by descriptors so that depth does not matter."""
+    found: dict[bytes, Facts] = {}
+    for path in walk(root):
+        status = os.lstat(path)
+        text = None
+        if stat.S_ISREG(status.st_mode):
+            with open(path, "rb") as file:
+                text = file.read(1 << 20)
+        elif stat.S_ISLNK(status.st_mode):
+            text = os.readlink(path)
+        names = os.listxattr(path, follow_symlinks=False)
+        found[os.path.relpath(path, root)] = Facts(
+            mode=status.st_mode,
+            uid=status.st_uid,
+            gid=status.st_gid,
+            device=status.st_rdev,
+            links=0 if stat.S_ISDIR(status.st_mode) else status.st_nlink,
+            mtime=status.st_mtime_ns,
+            xattrs={name: os.getxattr(path, name, follow_symlinks=False) for name in names},
+            contents=text,
+            blocks=status.st_blocks if stat.S_ISREG(status.st_mode) and status.st_size > 1 << 20 else None,
+        )
+    return found
+
+
+def walk(root: bytes) -> Iterator[bytes]:
+    pending = [root]
+    while pending:
+        path = pending.pop()
+        yield path
+        if stat.S_ISDIR(os.lstat(path).st_mode):
+            pending += [os.path.join(path, name) for name in os.listdir(path)]
+
+
+def fill(root: Path) -> None:
+    """Make one of everything that a file system can hold."""
+    top = os.fsencode(root)
+    for number, name in enumerate(NAMES):
+        path = os.path.join(top, name)
+        with open(path, "wb") as file:
+            file.write(name * 10)
+        os.utime(path, ns=(5, -(10**9) * 86400 * 365 * number - 7 if number % 2 else 1_700_000_000_123_456_789))
+    os.mkdir(root / "dir")
+    (root / "dir/empty").mkdir(mode=0o000)
+    os.link(os.path.join(top, NAMES[0]), root / "dir/hard")
+    os.symlink("/nowhere/at all", root / "dangling")
+    os.symlink("dir", root / "link")
+    os.lchown(root / "link", 12, 34)
+    os.mkfifo(root / "fifo", 0o620)
+    os.mknod(root / "null", 0o666 | stat.S_IFCHR, os.makedev(1, 3))
+    os.mknod(root / "disk", 0o660 | stat.S_IFBLK, os.makedev(7, 200))
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(root / "socket"))
+    (root / "script").write_text("#!/bin/sh")
+    os.chown(root / "script", 1234, 5678)
+    os.chmod(root / "script", 0o6755)
+    os.setxattr(root / "script", "security.capability", CAPABILITY)
+    os.setxattr(root / "dir", "system.posix_acl_default", ACL)
+    os.setxattr(root / "dir", "system.posix_acl_access", ACL)
+    os.setxattr(root / "dir", "user.note", b"\x00\xff")
+    os.setxattr(root / "dir", "trusted.note", b"t")
+    with open(root / "sparse", "wb") as file:
+        file.write(b"head")
+        file.truncate(1 << 34)
+        file.seek(1 << 33)
+        file.write(b"middle")
+    os.chown(root, 99, 98)
+    os.chmod(root, 0o1770)
+    os.setxattr(root, "user.root", b"r")
+    os.utime(root / "dir", ns=(1, 999_999_999))
+    os.utime(root, ns=(1, 1_234_567_890_987_654_321))
+
+
+@pytest.fixture(params=["directory-xfs", "directory-ext4-full", "directory-btrfs", "btrfs"])
+def trees(request: pytest.FixtureRequest, filesystem: Callable[[str], Path]) -> Iterator[Pool]:
+    variant = storage.VARIANTS[request.param]
+    assert variant.filesystem
+    pool = storage.open_pool(variant, filesystem(variant.filesystem) / new_id())
+    yield pool
+    assert pool.names() == set(), "each test removes its volumes: that is part of what is tested"
+    assert pool.leaks() == []
+    assert pool.subvolumes() == []
+    pool.backend.close()
+    run("rm", "-rf", pool.tree)
+
+
+def test_a_copy_is_exact(trees: Pool) -> None:
+    """T34, for snapshots, clones and rollbacks."""
+    web = trees.volume("web")
+    root = trees.backend.mount(web)
+    fill(root)
+    before = facts(os.fsencode(root))
+    assert before[b"sparse"].blocks is not None
+    snapshot = trees.snapshot(web, "s1")
+    with trees.backend.open_snapshot(snapshot) as tree:
+        assert facts(os.fsencode(tree.root)) == before
+    (root / "later").write_text("x")
+    trees.backend.create(record("clone"), source=snapshot)
+    clone = trees.stored("clone")
+    assert facts(os.fsencode(trees.backend.mount(clone))) == before
+    trees.backend.rollback(web, snapshot)
+    assert facts(os.fsencode(root)) == before
+    for volume in (web, clone):
+        trees.backend.destroy(volume)
+
+
+def deep(root: Path, length: int) -> int:
+    """Make nested directories whose path below ``root`` has about ``length`` bytes; return how many."""
+    descriptor = os.open(root, os.O_DIRECTORY)
+    levels = length // 2
+    for _ in range(levels):
+        os.mkdir("d", dir_fd=descriptor)
+        inner = os.open("d", os.O_DIRECTORY, dir_fd=descriptor)
+        os.close(descriptor)
+        descriptor = inner
+    file = os.open("file", os.O_CREAT | os.O_WRONLY, dir_fd=descriptor)
+    os.write(file, os.urandom(9000))
+    os.close(file)
+    os.close(descriptor)
+    return levels
+
+
+def test_paths_of_4000_bytes_are_copied_measured_and_removed(trees: Pool) -> None:
+    """T34: 2,000 levels, in a pool whose own path is not short."""
+    web = trees.volume("w" * 200)
+    levels = deep(trees.backend.mount(web), 4000)
+    snapshot = trees.snapshot(web, "s1")
+    trees.backend.create(record("clone"), source=snapshot)
+    clone = trees.stored("clone")
+    found = run("find", ".", "-name", "file", "-printf", "%d", cwd=trees.backend.mount(clone)).stdout
+    assert int(found) == levels + 1
+    if not trees.backend.features.quota:
+        assert trees.backend.usage(clone).used >= 9000
+    for volume in (web, clone):
+        trees.backend.destroy(volume)
+
+
+def test_what_resists_removal_is_removed(trees: Pool) -> None:
+    """T9's other half: immutable and append-only files, locked directories, 3,000 files in one place."""
+    web = trees.volume("web")
+    root = trees.backend.mount(web)
+    (root / "locked/inner").mkdir(parents=True)
+    for name in ("locked/fixed", "log"):
+        (root / name).write_text("x")
+    for number in range(3000):
+        (root / f"f{number}").touch()
+    run("chattr", "+i", root / "locked/fixed")
+    run("chattr", "+i", root / "locked/inner")
+    run("chattr", "+a", root / "log")
+    os.chmod(root / "locked", 0)
+    trees.backend.destroy(web)
+
+
+def test_a_link_out_of_a_volume_is_not_followed(trees: Pool) -> None:
+    web = trees.volume("web")
+    precious = trees.tree / "precious"
+    precious.mkdir()
+    (precious / "f").write_text("x")
+    (trees.backend.mount(web) / "out").symlink_to(precious)
+    before = precious.stat()
+    trees.backend.destroy(web)
+    assert contents(precious) == {"f": b"x"}
+    assert precious.stat().st_mode == before.st_mode
+
+
+@pytest.mark.parametrize("name", ["plain", "new\nID 256 gen 7 top level 5 path x"])
+def test_subvolumes_that_containers_make_are_removed_with_their_volume(
+    filesystem: Callable[[str], Path], name: str
+) -> None:
+    """They are no part of a snapshot, and must not keep a volume from being destroyed."""
+    pool = storage.open_pool(storage.VARIANTS["btrfs"], filesystem("btrfs") / "nested")
+    web, other = pool.volume("web"), pool.volume("other")
+    outer = pool.backend.mount(web) / name
+    run("btrfs", "subvolume", "create", outer)
+    (outer / "dir").mkdir()
+    run("btrfs", "subvolume", "create", outer / "dir/inner")
+    (outer / "dir/inner/f").write_text("x")
+    run("btrfs", "subvolume", "snapshot", "-r", outer, pool.backend.mount(web) / "read-only")
+    snapshot = pool.snapshot(web, "s1")
+    with pool.backend.open_snapshot(snapshot) as tree:
+        assert contents(tree.root) == {}
+    pool.backend.rollback(web, snapshot)
+    pool.backend.destroy(web)
+    assert pool.names() == {"other"}
+    assert pool.leaks() == []
+    pool.backend.destroy(other)
+    assert pool.subvolumes() == []
+    pool.backend.close()
+
+
+def test_files_that_come_and_go_do_not_fail_a_copy(filesystem: Callable[[str], Path]) -> None:
+    """A file that is replaced all the time is in the copy, whole; those that vanish may be missing."""
+    pool = storage.open_pool(storage.VARIANTS["directory-xfs"], filesystem("xfs") / "busy")
+    web = pool.volume("web")
+    root = pool.backend.mount(web)
+    for number in range(300):
+        (root / f"still{number}").write_text("x")
+    ended = threading.Event()
+
+    def churn() -> None:
+        number = 0
+        while not ended.is_set():
+            number += 1
+            for slot in range(20):
+                (root / f"t{slot}.{number}").write_text("x" * 100)
+                (root / f"t{slot}.{number}").unlink()
+
+    writer = threading.Thread(target=churn)
+    writer.start()
+    try:
+        made = [pool.snapshot(web, f"s{number}") for number in range(8)]
+    finally:
+        ended.set()
+        writer.join()
+    for snapshot in made:
+        with pool.backend.open_snapshot(snapshot) as tree:
+            assert {f"still{number}" for number in range(300)} <= set(contents(tree.root))
+    pool.backend.destroy(web)
+    assert pool.leaks() == []
+    pool.backend.close()
+
+
+def test_a_copy_that_does_not_fit_leaves_nothing(filesystem: Callable[[str], Path]) -> None:
+    """T39: the storage fills up in the middle of a snapshot, a clone, a rollback."""
+    pool = storage.open_pool(storage.VARIANTS["directory-ext4-full"], filesystem("ext4") / "small")
+    web = pool.volume("web")
+    root = pool.backend.mount(web)
+    (root / "small").write_text("x")
+    first = pool.snapshot(web, "s1")
+    (root / "large").write_bytes(os.urandom(30 << 20))
+    before = contents(root)
+    calls: list[Callable[[], object]] = [
+        lambda: pool.snapshot(web, "s2"),
+        lambda: pool.backend.snapshot([pool.stored("other"), web], "s2"),
+    ]
+    pool.volume("other")
+    for call in calls:
+        with pytest.raises(NoSpace, match=r"web@s2 cannot be made: .*No space left"):
+            call()
+        assert pool.leaks() == []
+        assert [snapshot.name for snapshot in pool.snapshots(web)] == ["s1"]
+    pool.backend.rollback(web, first)
+    second = pool.snapshot(web, "s2")
+    (root / "large").write_bytes(before["large"])
+    pool.backend.destroy_snapshot(second)
+    pool.backend.destroy(pool.stored("other"))
+    pool.backend.destroy(web)
+    assert pool.leaks() == []
+    pool.backend.close()
+
+
+def test_a_full_disk_does_not_keep_volumes_from_being_destroyed(filesystem: Callable[[str], Path]) -> None:
+    """T39: that is when they must be."""
+    for kind in ("directory-xfs", "btrfs"):
+        variant = storage.VARIANTS[kind]
+        assert variant.filesystem
+        path = filesystem(variant.filesystem) / "full"
+        pool = storage.open_pool(variant, path)
+        web = pool.volume("web")
+        (pool.backend.mount(web) / "small").write_text("x")
+        pool.snapshot(web, "s1")
+        fill_up(pool.backend, web)
+        with pytest.raises((NoSpace, StorageFailed)):
+            pool.backend.create(record("new"))
+        pool.reopen()
+        assert pool.names() == {"web"}
+        pool.backend.destroy(web)
+        assert pool.names() == set()
+        run("sync", "-f", path)
+        pool.backend.close()
+
+
+def fill_up(backend: Backend, volume: Volume) -> None:
+    def write(file: BinaryIO, size: int) -> None:
+        while True:
+            file.write(os.urandom(size))
+
+    with open(backend.mount(volume) / "filler", "wb", buffering=0) as file:
+        for size in (8 << 20, 1 << 20, 4096):
+            with pytest.raises(OSError, match="No space left"):
+                write(file, size)
