@@ -240,17 +240,19 @@ class Scatter:
         if not fresh or len(data) < _BLOCK:
             self._write_all(fd, memoryview(data), offset)
             return
-        view = memoryview(data)
-        start, position, end = 0, -offset % _BLOCK, len(data)
-        # Runs of zero blocks, aligned as the filesystem's are, stay holes; everything between is one write.
-        while position + _BLOCK <= end:
-            if data[position : position + _BLOCK] == _ZERO_BLOCK:
-                if position > start:
-                    self._write_all(fd, view[start:position], offset + start)
-                start = position + _BLOCK
-            position += _BLOCK
+        # Zeros that fill a block of the filesystem, or what this piece has of it, stay a hole; all else that is
+        # together is one write.
+        view, start, at, end = memoryview(data), 0, 0, len(data)
+        following = -offset % _BLOCK or _BLOCK
+        while at < end:
+            following = min(following, end)
+            if data[at:following] == _ZERO_BLOCK[: following - at]:
+                if at > start:
+                    self._write_all(fd, view[start:at], offset + start)
+                start = following
+            at, following = following, following + _BLOCK
         if start < end:
-            self._write_all(fd, view[start:end], offset + start)
+            self._write_all(fd, view[start:], offset + start)
         elif os.fstat(fd).st_size < offset + end:
             os.ftruncate(fd, offset + end)
 

@@ -1,0 +1,343 @@
+"""Trees through repositories, with stock restic as the judge: its restores of ours, and ours of its backups."""
+
+from __future__ import annotations
+
+import os
+import stat
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+
+from snapvol.backend import Tree
+from snapvol.engine.archiver import BackupResult, back_up
+from snapvol.engine.backups import backups
+from snapvol.engine.manifest import VolumeMeta
+from snapvol.engine.progress import Silent
+from snapvol.engine.reading import entries
+from snapvol.engine.restorer import restore
+from snapvol.engine.verifier import verify
+from snapvol.model import now
+from snapvol.repository import Repository
+from snapvol.stores.local import LocalStore
+from support.process import run
+from support.random_trees import plans
+from support.repositories import CHEAP, PASSWORD
+from support.trees import (
+    SAMPLE_ACL,
+    SAMPLE_CAPABILITY,
+    Entry,
+    Plan,
+    Seen,
+    below,
+    differences,
+    directory,
+    fell,
+    file,
+    grow,
+    look,
+    symlink,
+)
+
+pytestmark = pytest.mark.root
+
+BATCH = 25
+TREES = 1000
+
+
+class Bench:
+    """A repository on the disk, used by snapvol and by restic, with room for trees beside it."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.store = LocalStore(root / "repository")
+        Repository.create(self.store, PASSWORD, cost=CHEAP)[0].close()
+
+    def opened(self) -> Repository:
+        return Repository.open(self.store, PASSWORD)
+
+    def restic(self, *words: str | Path, cwd: Path | None = None) -> str:
+        environment = {"RESTIC_PASSWORD": PASSWORD, "TZ": "UTC", "RESTIC_CACHE_DIR": str(self.root / "cache")}
+        return run(
+            "restic", "-r", self.root / "repository", *words, env=environment, seconds=300, cwd=cwd or self.root
+        ).stdout
+
+    def back_up(self, source: Path, name: str = "vol") -> BackupResult:
+        meta = VolumeMeta(id=f"id-of-{name}", name=name, created=now(), taken=now())
+        with self.opened() as repository:
+            tree = Tree(root=source, identity="1", stable_inodes=True)
+            return back_up(repository, tree, meta, parent=None, progress=Silent(), host="here")
+
+    def restore(self, backup: str) -> Path:
+        target = self.fresh("ours")
+        with self.opened() as repository:
+            restore(repository, backup, target, progress=Silent())
+        return target
+
+    def restic_restore(self, backup: str, *words: str) -> Path:
+        target = self.fresh("theirs")
+        self.restic("restore", backup, "--target", target, *words)
+        return target
+
+    def restic_backup(self, source: Path, *words: str) -> str:
+        """Back up with restic under the source's own name and return the snapshot's id."""
+        before = set(os.listdir(self.root / "repository/snapshots"))
+        self.restic("backup", "-q", source.name, *words, cwd=source.parent)
+        (made,) = set(os.listdir(self.root / "repository/snapshots")) - before
+        return made
+
+    def fresh(self, name: str) -> Path:
+        path = Path(tempfile.mkdtemp(prefix=name, dir=self.root))
+        path.chmod(0o755)
+        return path
+
+
+@pytest.fixture
+def bench(place: Path) -> Iterator[Bench]:
+    root = Path(tempfile.mkdtemp(prefix="t", dir=place))  # short: paths in it are as long as they may be
+    yield Bench(root)
+    fell(root)
+
+
+# What restic 0.14 cannot do; everything else must be equal.
+
+
+def without_sockets(seen: Mapping[bytes, Seen]) -> dict[bytes, Seen]:
+    """It neither backs up nor restores sockets. Where one was, the directory's other entries are as ever."""
+    return {path: entry for path, entry in seen.items() if entry.kind != stat.S_IFSOCK}
+
+
+def with_lossy_targets(seen: Mapping[bytes, Seen]) -> dict[bytes, Seen]:
+    """It puts U+FFFD for every byte of a link's target that is not UTF-8 (0.16 adds a field for them)."""
+    return {
+        path: replace(entry, target=_lossy(entry.target)) if entry.kind == stat.S_IFLNK else entry
+        for path, entry in seen.items()
+    }
+
+
+def _lossy(target: bytes) -> bytes:
+    text = target.decode("utf-8", "surrogateescape")
+    return "".join("\ufffd" if 0xDC80 <= ord(rune) <= 0xDCFF else rune for rune in text).encode()
+
+
+def without_special_links(seen: Mapping[bytes, Seen]) -> dict[bytes, Seen]:
+    """It relinks files, but makes hard-linked symbolic links, devices and FIFOs anew under each name."""
+    return {
+        path: entry
+        if entry.kind == stat.S_IFREG
+        else replace(entry, same=path if entry.same else b"", links=bool(entry.links))
+        for path, entry in seen.items()
+    }
+
+
+def with_wrapped_times(seen: Mapping[bytes, Seen]) -> dict[bytes, Seen]:
+    """Its nanoseconds since 1970 have 64 bits, and end in April 2262; ext4 then makes 1901 of what it asks for."""
+    return {
+        path: replace(entry, mtime=max(entry.mtime - 2**64, -(2**31) * 10**9)) if entry.mtime >= 2**63 else entry
+        for path, entry in seen.items()
+    }
+
+
+def by_restic(seen: Mapping[bytes, Seen]) -> dict[bytes, Seen]:
+    """Return what restic 0.14 can make of a tree. It also knows no holes: compare with ``holes=False``."""
+    return with_wrapped_times(without_special_links(with_lossy_targets(without_sockets(seen))))
+
+
+# -- everything at once -----------------------------------------------------------------------------------------------
+
+DEEP = [b"d" * 249] * 15
+
+
+def everything() -> dict[bytes, Entry]:
+    """Return a plan with all of T34 that a path that restic can still reach may hold."""
+    noise = bytes(range(256)) * 4096
+    plan: dict[bytes, Entry] = {
+        b"empty": file(),
+        b"plain": file(b"contents", uid=1000, gid=1000, mode=0o640),
+        b"not-utf8-\xff\xfe\x80": file(b"1"),
+        b"surrogate-\xed\xa0\x80": file(b"2"),
+        b"new\nline\ttab\x1b[31m": file(b"3"),
+        b'quote"back\\slash`$(x)': file(b"4"),
+        "ü\u2028\u2029\u200b\U0001f600<&>".encode(): file(b"5"),
+        b"n" * 255: file(b"6"),
+        b"-rf": file(b"7"),
+        b"big": file(noise * 3, b"end"),
+        b"sparse": file(3 << 20, b"middle", 5 << 20, noise, 1 << 20),
+        b"only-a-hole": file(7 << 20),
+        b"zeros-written": file(bytes(300_000)),
+        b"setuid": file(b"x", mode=0o6755),
+        b"sticky": directory(mode=0o1777),
+        b"no-access": directory(mode=0),
+        b"no-access/inside": file(b"x", mode=0),
+        b"read-only": directory(mode=0o555, mtime=-1),
+        b"read-only/inside": file(b"x", mode=0o444),
+        b"empty-dir": directory(mtime=1),
+        b"before-1970": file(b"x", mtime=-1_000_000_001),
+        b"1901": file(b"x", mtime=-(2**31) * 10**9),
+        b"2446": file(b"x", mtime=15_032_385_535 * 10**9 + 999_999_999),
+        b"nanoseconds": file(b"x", mtime=1_234_567_890_123_456_789),
+        b"owner": file(b"x", uid=2**32 - 2, gid=2**31),
+        b"xattrs": file(b"x", xattrs={"user.a": b"\x00\xff", "user.empty": b"", "trusted.t": b"t", "user.<&>ü": b"u"}),
+        b"capability": file(b"x", mode=0o755, xattrs={"security.capability": SAMPLE_CAPABILITY}),
+        b"acl": file(b"x", mode=0o664, xattrs={"system.posix_acl_access": SAMPLE_ACL}),
+        b"acl-dir": directory(xattrs={"system.posix_acl_default": SAMPLE_ACL, "user.d": b"d"}),
+        b"acl-dir/inside": file(b"x"),
+        b"fifo": Entry(stat.S_IFIFO, mode=0o622, uid=3),
+        b"socket": Entry(stat.S_IFSOCK, mode=0o755),
+        b"null": Entry(stat.S_IFCHR, mode=0o666, device=os.makedev(1, 3)),
+        b"disk": Entry(stat.S_IFBLK, mode=0o660, gid=6, device=os.makedev(300, 70_000), xattrs={"trusted.t": b"t"}),
+        b"link": symlink(b"plain", uid=5, mtime=99),
+        b"absolute": symlink(b"/etc/passwd"),
+        b"dangling": symlink(b"../../nowhere"),
+        b"link-not-utf8": symlink(b"\xff\xe2\x82"),
+        b"hard-1": file(b"linked", mtime=12345),
+        b"sub": directory(),
+        b"sub/hard-2": Entry("link", target=b"hard-1"),
+        b"hard-empty": file(mtime=2),
+        b"sub/hard-empty": Entry("link", target=b"hard-empty"),
+        b"sub/hard-symlink": Entry("link", target=b"link"),
+        b"sub/hard-fifo": Entry("link", target=b"fifo"),
+    }
+    for depth in range(1, len(DEEP) + 1):
+        plan[b"/".join(DEEP[:depth])] = directory(mtime=depth)
+    plan[b"/".join([*DEEP, b"bottom"])] = file(b"deep down")
+    return plan
+
+
+def test_t34_everything_survives_both_ways_and_restic_reads_it(bench: Bench) -> None:
+    source = bench.fresh("s")
+    grow(source, everything())
+    os.chmod(source, 0o2751)
+    wanted = look(source)
+
+    backup = bench.back_up(source)
+
+    assert backup.problems == []
+    assert "no errors were found" in bench.restic("check", "--read-data")
+    assert differences(wanted, look(bench.restore(backup.id))) == []
+    theirs = look(bench.restic_restore(backup.id))
+    assert differences(by_restic(wanted), below_root(theirs, b"volume"), holes=False) == []
+
+
+def test_t34_what_restic_backed_up_is_listed_and_restored(bench: Bench) -> None:
+    source = bench.fresh("s")
+    grow(source, everything())
+    wanted = look(source)
+
+    made = bench.restic_backup(source)
+
+    with bench.opened() as repository:
+        (listed,) = backups(repository)
+        repository.load_index()
+        paths = {path for path, _ in entries(repository, made, recursive=True)}
+    assert (listed.id, listed.foreign, listed.volume) == (made, True, None)
+    prefix = os.fsencode(source.name)
+    assert paths == {prefix} | {prefix + b"/" + path for path in without_sockets(wanted) if path}
+    restored = below_root(look(bench.restore(made)), prefix)
+    assert differences(with_lossy_targets(without_sockets(wanted_by(wanted))), restored) == []
+
+
+def wanted_by(seen: Mapping[bytes, Seen]) -> dict[bytes, Seen]:
+    """restic 0.14 records no link counts of FIFOs, so that theirs cannot be made again from its backups."""
+    return {
+        path: replace(entry, same=path, links=1) if entry.kind == stat.S_IFIFO else entry
+        for path, entry in seen.items()
+    }
+
+
+def below_root(seen: Mapping[bytes, Seen], name: bytes) -> dict[bytes, Seen]:
+    return {path.removeprefix(b"/"): entry for path, entry in below(seen, name).items()}
+
+
+def test_t34_paths_beyond_the_kernels_limit_and_a_1_tib_hole(bench: Bench) -> None:
+    deep = [b"level"] * 1200
+    plan = {b"/".join(deep[:depth]): directory(mtime=depth) for depth in range(1, len(deep) + 1)}
+    plan[b"/".join([*deep, b"bottom"])] = file(b"deep down")
+    plan[b"hole"] = file(1 << 39, b"x", (1 << 39) - 1)
+    source = bench.fresh("s")
+    grow(source, plan)
+    wanted = look(source)
+
+    backup = bench.back_up(source)
+
+    assert backup.bytes_total == (1 << 40) + len(b"deep down")
+    assert backup.bytes_read < 1 << 20
+    assert differences(wanted, look(bench.restore(backup.id))) == []
+
+
+def test_t34_attributes_of_links_come_back(bench: Bench) -> None:
+    """restic before 0.17 would put a link's attributes on what it leads to, so that it is not asked here."""
+    source = bench.fresh("s")
+    grow(source, {b"to-nowhere": symlink(b"nowhere", xattrs={"trusted.of-the-link": b"1"})})
+
+    backup = bench.back_up(source)
+
+    assert differences(look(source), look(bench.restore(backup.id))) == []
+
+
+# -- a thousand random trees ------------------------------------------------------------------------------------------
+
+
+class Batch:
+    """Trees that are gathered until a backup of them is worth while."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.bench = bench
+        self.source = bench.fresh("s")
+        self.count = 0
+        self.trees = 0
+
+    def take(self, plan: Plan) -> None:
+        root = self.source / f"{self.count:02}"
+        root.mkdir()
+        grow(root, plan)
+        self.count += 1
+        self.trees += 1
+        if self.count == BATCH:
+            self.judge()
+
+    def judge(self) -> None:
+        """Back all of them up by snapvol and by restic, restore each by both, and compare."""
+        bench = self.bench
+        wanted = look(self.source)
+        backup = bench.back_up(self.source)
+        assert backup.problems == []
+        for found, what, holes in (
+            (look(bench.restore(backup.id)), wanted, True),
+            (below_root(look(bench.restic_restore(backup.id)), b"volume"), by_restic(wanted), False),
+        ):
+            assert differences(what, found, holes=holes) == []
+        made = bench.restic_backup(self.source)
+        foreign = below_root(look(bench.restore(made)), os.fsencode(self.source.name))
+        assert differences(with_lossy_targets(without_sockets(wanted_by(wanted))), foreign) == []
+        for path in bench.root.iterdir():
+            if path.name.startswith(("s", "ours", "theirs")):
+                fell(path)
+        self.source = bench.fresh("s")
+        self.count = 0
+
+
+def test_t34_a_thousand_random_trees(bench: Bench) -> None:
+    batch = Batch(bench)
+
+    @settings(
+        max_examples=TREES,
+        phases=[Phase.generate],  # a batch is judged as a whole: there is nothing to shrink to
+        suppress_health_check=list(HealthCheck),
+        database=None,
+        deadline=None,
+    )
+    @given(plans())
+    def gather(plan: Plan) -> None:
+        batch.take(plan)
+
+    gather()
+    while batch.count:
+        batch.take({})
+    assert batch.trees >= TREES
+    assert "no errors were found" in bench.restic("check", "--read-data")
+    with bench.opened() as repository:
+        assert verify(repository, backups(repository)[-2].id, Silent()).problems == []
