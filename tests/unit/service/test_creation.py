@@ -177,6 +177,8 @@ def test_clones_of_a_snapshot_and_of_now(service: Service) -> None:
     assert (new.parent, taken.made_by, taken.message) == (f"web@{taken.name}", "clone", "for the clone 'web3'")
     assert service.create_volume("web3", {"snapshot": "web"}) == new
     assert service.volume("web").snapshots == 2
+    service.remove_volume("web")
+    assert service.create_volume("web3", {"snapshot": "web"}) == new
 
 
 def test_a_clone_inherits_size_but_not_protection(tmp_path: Path) -> None:
@@ -244,8 +246,12 @@ def test_a_volume_from_a_backup_is_being_restored_until_it_is_not(service: Servi
         assert str(caught.value) == "volume 'web' is being restored: 43 %, try again in about 2 min"
     assert service.create_volume("web", {"backup": "db@2026-11-20T03:00", "mode": "0700"}).job == "job1"
     restorer.jobs.clear()
-    service._context.catalog.change(made.id, state=State.READY)
+    service._context.catalog.change(made.id, state=State.READY, options={**made.options, "uid": "7"})
     service.mount("web", "id1")
+    # What the backup brought along is no difference to what is asked for.
+    assert service.create_volume("web", {"backup": "db@2026-11-20T03:00", "mode": "0700"}).id == made.id
+    with pytest.raises(AlreadyExists, match="it has mode=0700, mode=0750 was asked for"):
+        service.create_volume("web", {"backup": "db@2026-11-20T03:00", "mode": "0750"})
 
 
 def test_a_backup_that_does_not_exist_makes_no_volume_t14(service: Service, restorer: FakeRestorer) -> None:
