@@ -21,7 +21,7 @@ from typing import IO, Any
 import msgspec
 
 from snapvol import errors
-from snapvol.errors import Cancelled, NoSpace, SnapvolError
+from snapvol.errors import Cancelled, Damaged, NoSpace, SnapvolError
 from snapvol.service import work
 from snapvol.service.repositories import open_repository
 
@@ -132,6 +132,15 @@ def _verify(what: work.Verify, report: Report) -> dict[str, Any]:
     with open_repository(what.repository.name, what.repository.settings) as repository:
         report.phase("verifying")
         result = verify(repository, what.backup, report)
+    for problem in result.problems[:MOST_PROBLEMS]:
+        report.note(problem.path, problem.what)
+    if result.problems:
+        count = len(result.problems)
+        raise Damaged(
+            f"backup {what.backup[:8]}: {count} {'file' if count == 1 else 'files'} cannot be restored whole; "
+            f"first {result.problems[0]}",
+            "make a new backup while the volume is there; see: snapvol repo check --read-data",
+        )
     return _plain(result)
 
 

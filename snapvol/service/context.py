@@ -94,18 +94,26 @@ class Context:
             InUse: somebody does, named in the message.
         """
         volume = entry.volume
-        job = self.restorer.active(volume.id)
-        if job is not None:
-            raise InUse(
-                f"volume '{volume.name}' is in use by {job.kind} job {job.id}",
-                f"to {to}, wait for it or stop it: snapvol job cancel {job.id}",
-            )
+        self.refuse_worked_on(entry, to)
         users = self.kernel.users(entry.backend.mountpoint(volume))
         if users:
             self.users[volume.id] = users
             more = f" and {len(users) - 3} more" if len(users) > 3 else ""
             raise InUse(f"volume '{volume.name}' is in use by {', '.join(users[:3])}{more}", f"stop them first to {to}")
         self.users.pop(volume.id, None)
+
+    def refuse_worked_on(self, entry: Entry, to: str) -> None:
+        """Check that no job works on a volume. Reads memory only.
+
+        Raises:
+            InUse: one does, named in the message.
+        """
+        job = self.restorer.active(entry.volume.id)
+        if job is not None:
+            raise InUse(
+                f"volume '{entry.volume.name}' is in use by {job.kind} job {job.id}",
+                f"to {to}, wait for it or stop it: snapvol job cancel {job.id}",
+            )
 
     def require_ready(self, entry: Entry) -> None:
         """Check that a volume's contents can be used.

@@ -64,6 +64,8 @@ class Removal:
             raise Protected(
                 f"volume '{volume.name}' is protected", f"allow its removal: snapvol set {volume.name} protect=false"
             )
+        if volume.state is State.READY:
+            self._context.refuse_worked_on(entry, "remove it")  # before the hold that a backup has: this is what helps
         refuse_held(entry.snapshots)
 
     def _plan(self, entry: Entry, *, done: bool) -> Plan:
@@ -81,7 +83,7 @@ class Removal:
     def _remove_unfinished(self, entry: Entry, *, dry_run: bool) -> Plan:
         """Destroy what a restore has not finished: everything in it is in the backup."""
         volume = entry.volume
-        plan = _destruction(entry, f"it is {volume.state} from backup {volume.parent}", done=not dry_run)
+        plan = _destruction(entry, f"its restore from backup {volume.parent} is not complete", done=not dry_run)
         if not dry_run:
             entry.backend.destroy(volume)
             self._context.catalog.remove(volume)
