@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.fake_api import Api, Result
 
 from snapvol.cli.access import Access
 from snapvol.cli.session import Session
 from snapvol.errors import SettingsError, UsageError
+from support.fake_api import Api, Result
 
 Snapvol = Callable[..., Result]
 SETTINGS = """

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from support.fake_api import Api, job, volume
 from support.process import run
 

@@ -9,8 +9,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from support.fake_api import Result
-from support.repositories import CHEAP
 
 from snapvol.backend import Tree
 from snapvol.cli.program import run
@@ -19,6 +17,8 @@ from snapvol.engine.manifest import VolumeMeta
 from snapvol.engine.progress import Silent
 from snapvol.repository import Repository
 from snapvol.stores.local import LocalStore
+from support.fake_api import Result
+from support.repositories import CHEAP
 
 Snapvol = Callable[..., Result]
 PASSWORD = "correct horse"
