@@ -54,6 +54,7 @@ def decompress_up_to(frame: Buffer, limit: int, what: str) -> bytes:
     parts = []
     total = 0
     try:
+        stated = zstandard.frame_content_size(frame)
         with _decompressor().stream_reader(frame) as reader:
             while part := reader.read(1 << 20):
                 total += len(part)
@@ -62,6 +63,8 @@ def decompress_up_to(frame: Buffer, limit: int, what: str) -> bytes:
                 parts.append(part)
     except (zstandard.ZstdError, MemoryError) as error:
         raise Damaged(f"{what} cannot be decompressed: {error}") from error
+    if stated not in (_UNKNOWN, -1, total):
+        raise Damaged(f"{what} decompresses to {total} bytes, not {stated}")
     return b"".join(parts)
 
 

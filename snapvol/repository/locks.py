@@ -10,6 +10,7 @@ from __future__ import annotations
 import getpass
 import logging
 import os
+import signal
 import socket
 import threading
 import time
@@ -178,12 +179,24 @@ def held(
     Raises:
         RepositoryLocked: somebody else holds a lock that excludes this one.
     """
+    _survive_hangup()
     lock = _acquire(store, key, exclusive, wait, clocks or SystemClocks())
     try:
         lock.start()
         yield lock
     finally:
         lock.release()
+
+
+def _survive_hangup() -> None:
+    """Stock restic tries whether a lock's holder on its machine lives by sending it SIGHUP, which would end us."""
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_DFL:
+        return
+    if threading.current_thread() is threading.main_thread():
+        # A handler rather than SIG_IGN, which the programs that this process runs would inherit.
+        signal.signal(signal.SIGHUP, lambda number, frame: None)
+    else:
+        log.warning("SIGHUP ends this process, and a stock restic on this machine sends it to holders of locks")
 
 
 def _acquire(store: Store, key: MasterKey, exclusive: bool, wait: float, clocks: Clocks) -> Lock:

@@ -6,12 +6,11 @@ import os
 import random
 from pathlib import Path
 
-from support.process import Result, run
-
 from snapvol.model import now
 from snapvol.repository import BlobKind, Lock, Repository, SnapshotDocument, Tuning
 from snapvol.repository.keys import Cost
 from snapvol.stores.base import Store
+from support.process import Result, run
 
 PASSWORD = "correct horse"
 CHEAP = Cost(n=1 << 10, r=8, p=1)  # scrypt in a millisecond

@@ -3,11 +3,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from support.repositories import created
 
 from snapvol.repository import locks
 from snapvol.stores.local import LocalStore
 from snapvol.stores.memory import MemoryStore
+from support.repositories import created
 
 
 @pytest.fixture(autouse=True)

@@ -3,14 +3,14 @@ from __future__ import annotations
 from hashlib import sha256
 
 import pytest
-from support.faults import Faulty, nth
-from support.repositories import PASSWORD, SMALL, back_up, document, opened, sample, tree
 
 from snapvol.errors import Cancelled, RepositoryLocked
 from snapvol.repository import BlobKind, CheckReport, keys, locks
 from snapvol.repository.findings import MOST_FILES, NoProgress
 from snapvol.stores.base import Transient
 from snapvol.stores.memory import MemoryStore
+from support.faults import Faulty, nth
+from support.repositories import PASSWORD, SMALL, back_up, document, opened, sample, tree
 
 
 class Backups:

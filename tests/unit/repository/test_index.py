@@ -85,7 +85,9 @@ def test_kinds_are_apart() -> None:
 def test_all_copies_are_kept() -> None:
     """Rule 12: duplicates within and across packs."""
     index = BlobIndex()
-    index.add(digest(0), [PackedBlob(digest(1), BlobKind.DATA, 0, 50, 0), PackedBlob(digest(1), BlobKind.DATA, 50, 50, 0)])
+    index.add(
+        digest(0), [PackedBlob(digest(1), BlobKind.DATA, 0, 50, 0), PackedBlob(digest(1), BlobKind.DATA, 50, 50, 0)]
+    )
     index.add(digest(5), [PackedBlob(digest(1), BlobKind.DATA, 0, 50, 0)])
     found = [(place.pack, place.offset) for place in index.find(BlobKind.DATA, digest(1))]
     assert found == [(digest(0), 0), (digest(0), 50), (digest(5), 0)]
@@ -121,7 +123,9 @@ def test_a_million_blobs_fit() -> None:
         before = tracemalloc.get_traced_memory()[0]
         index = BlobIndex()
         for pack in range(100):
-            index.add(digest(-pack), (PackedBlob(digest(pack * 1000 + n), BlobKind.DATA, n, 50, 99) for n in range(1000)))
+            index.add(
+                digest(-pack), (PackedBlob(digest(pack * 1000 + n), BlobKind.DATA, n, 50, 99) for n in range(1000))
+            )
         taken = tracemalloc.get_traced_memory()[0] - before
     finally:
         tracemalloc.stop()

@@ -5,8 +5,6 @@ from hashlib import sha256
 
 import msgspec
 import pytest
-from support.faults import Faulty, nth
-from support.repositories import CHEAP, PASSWORD, created, opened
 
 from snapvol.errors import (
     AlreadyExists,
@@ -22,6 +20,8 @@ from snapvol.errors import (
 from snapvol.repository import Repository, config, keys
 from snapvol.stores.base import Transient
 from snapvol.stores.memory import MemoryStore
+from support.faults import Faulty, nth
+from support.repositories import CHEAP, PASSWORD, created, opened
 
 
 def key_files(store: MemoryStore) -> list[str]:

@@ -9,9 +9,6 @@ from datetime import datetime, timedelta
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.faults import Faulty, nth
-from support.process import run
-from support.repositories import back_up, opened, sample
 
 from snapvol.errors import RepositoryLocked
 from snapvol.model import now
@@ -20,6 +17,9 @@ from snapvol.repository.locks import LATE, Lock, LockDocument, is_stale
 from snapvol.repository.sealing import MasterKey
 from snapvol.stores.base import Transient
 from snapvol.stores.memory import MemoryStore
+from support.faults import Faulty, nth
+from support.process import run
+from support.repositories import back_up, opened, sample
 
 KEY = MasterKey.generate()
 

@@ -3,13 +3,13 @@ from __future__ import annotations
 from hashlib import sha256
 
 import pytest
-from support.faults import Faulty, nth
-from support.repositories import backed_up, opened, sample
 
 from snapvol.errors import Damaged, NotFound, SnapvolError
 from snapvol.repository import BlobKind, Tuning, reader
 from snapvol.stores.base import Transient
 from snapvol.stores.memory import MemoryStore
+from support.faults import Faulty, nth
+from support.repositories import backed_up, opened, sample
 
 BLOBS = sample(60)
 IDS = [sha256(data).digest() for data in BLOBS]

@@ -7,14 +7,14 @@ from hashlib import sha256
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.faults import Faulty, nth
-from support.repositories import PASSWORD, SMALL, back_up, backed_up, created, document, opened, sample, tree
 
 from snapvol.errors import Damaged, NoSpace, RepositoryError, SnapvolError, UsageError
 from snapvol.repository import BlobKind, Repository, Tuning, compression, writer
 from snapvol.repository.packs import LARGEST_DATA
 from snapvol.stores.base import Transient
 from snapvol.stores.memory import MemoryStore
+from support.faults import Faulty, nth
+from support.repositories import PASSWORD, SMALL, back_up, backed_up, created, document, opened, sample, tree
 
 
 def packs(store: MemoryStore) -> list[str]:
