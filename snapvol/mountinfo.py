@@ -9,7 +9,9 @@ from __future__ import annotations
 import errno
 import os
 import re
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from msgspec import Struct
@@ -202,10 +204,40 @@ class Mounts:
         """Return the users of a directory that was located before; see `users`."""
         return [
             MountUser(pid=space.pid, command=space.command, mountpoint=mount.mountpoint, container=space.container)
-            for space in self.namespaces
-            for mount, place in _placed(space.mounts)
+            for space, mount, place in self._near(location)
             if _shows(mount, location) or _lies_on(place, mount, location)
         ]
+
+    def _near(self, location: Location) -> list[_Placed]:
+        """Return the mounts that show or cover something at or below the directory, and no others' device."""
+        below = _key(location.root)
+        found = self._index.get(location.mount.device, [])
+        first = bisect_left(found, (below, 0))
+        last = bisect_left(found, (below[:-1] + "0", 0))  # "0" comes right after "/"
+        return [self._placed[number] for number in sorted({number for _, number in found[first:last]})]
+
+    @cached_property
+    def _placed(self) -> list[_Placed]:
+        return [(space, mount, place) for space in self.namespaces for mount, place in _placed(space.mounts)]
+
+    @cached_property
+    def _index(self) -> dict[str, list[tuple[str, int]]]:
+        """By device, sorted: the directories that mounts show or cover, and which mounts those are."""
+        index: dict[str, list[tuple[str, int]]] = {}
+        for number, (_, mount, place) in enumerate(self._placed):
+            index.setdefault(mount.device, []).append((_key(mount.root), number))
+            if place is not None:
+                index.setdefault(place[0], []).append((_key(place[1]), number))
+        for found in index.values():
+            found.sort()
+        return index
+
+
+_Placed = tuple[Namespace, Mount, tuple[str, PurePosixPath] | None]
+
+
+def _key(path: PurePosixPath) -> str:
+    return f"{str(path).rstrip('/')}/"
 
 
 def users(path: Path) -> list[MountUser]:
