@@ -100,6 +100,7 @@ class Node(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         device_id: tells equal inode numbers of several filesystems apart; only needed for hard links.
         size: of a file, in bytes.
         linktarget_raw: a symbolic link's target where it is not UTF-8.
+        generic_attributes: what restic keeps of other systems' files, as JSON; empty for nothing.
         device: ``st_rdev``.
         content: hexadecimal blob ids of a file; None for anything else.
         subtree: hexadecimal tree id of a directory.
@@ -124,7 +125,7 @@ class Node(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     linktarget: str = ""
     linktarget_raw: bytes | None = None
     extended_attributes: list[Attribute] | None = None
-    generic_attributes: Raw | None = None
+    generic_attributes: Raw = Raw()
     device: Unsigned = 0
     content: list[Identity] | None = None
     subtree: Identity | None = None
@@ -200,8 +201,8 @@ def _rare(node: Node) -> str:
             text += f',"linktarget_raw":"{base64.b64encode(raw).decode()}"'
     if node.extended_attributes:
         text += f',"extended_attributes":[{_attributes(node.extended_attributes)}]'
-    if node.generic_attributes is not None:
-        text += f',"generic_attributes":{bytes(node.generic_attributes).decode()}'
+    if generic := bytes(node.generic_attributes):
+        text += f',"generic_attributes":{generic.decode()}'
     if node.device:
         text += f',"device":{node.device}'
     return text
@@ -253,11 +254,11 @@ def decode_tree(data: bytes) -> list[Node]:
         return _strict.decode(data).nodes or []
     except msgspec.ValidationError:
         pass
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise Damaged(f"a tree object cannot be read: {error}") from None
     try:
         return [_with_unknown(fields) for fields in _loose.decode(data).nodes or ()]
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise Damaged(f"a tree object cannot be read: {error}") from None
 
 
