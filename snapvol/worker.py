@@ -21,7 +21,7 @@ from typing import IO, Any
 import msgspec
 
 from snapvol import errors
-from snapvol.errors import Cancelled, Damaged, NoSpace, SnapvolError
+from snapvol.errors import Cancelled, Damaged, NoSpace, NotFound, SnapvolError
 from snapvol.service import work
 from snapvol.service.repositories import open_repository
 
@@ -164,7 +164,12 @@ def _describe(what: work.Describe, report: Report) -> dict[str, Any]:
         meta = None
         if not backup.foreign:
             repository.load_index()
-            meta = reading.root(repository, document).meta
+            try:
+                meta = reading.root(repository, document).meta
+            except (Damaged, NotFound) as error:
+                # The files may still be whole, and they matter more than the volume's options.
+                line = f"backup {backup.short_id}: what it says of its volume is lost: {error.message}"
+                report.say(work.Said(line=line, warning=True))
     return {"backup": _info(backup, what.repository.name), "meta": meta}
 
 

@@ -1,0 +1,591 @@
+"""Restores through the service: into new volumes and in place, whole, in part, interrupted at every point."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from snapvol.api import JobInfo, JobState, Plan
+from snapvol.backends.directory import Directory
+from snapvol.docker import Docker
+from snapvol.errors import AlreadyExists, InUse, NotFound, NotReady, Refused, SnapvolError, StorageFailed, UsageError
+from snapvol.model import State
+from snapvol.service.job import Run
+from snapvol.service.repositories import initialise
+from snapvol.service.service import Service
+from support.process import wait_until
+from support.service import FakeKernel, directory_service
+
+SECONDS = 60.0
+FILES = {"a": b"hello", "d/b": b"in a directory", "d/empty": b""}
+
+
+@pytest.fixture
+def kernel() -> FakeKernel:
+    return FakeKernel()
+
+
+@pytest.fixture
+def service(tmp_path: Path, kernel: FakeKernel) -> Iterator[Service]:
+    made = directory_service(tmp_path / "root", kernel)
+    initialise(made.settings, "default")
+    yield made
+    made.close()
+
+
+def fill(service: Service, name: str, files: Mapping[str, bytes] = FILES, **options: str) -> Path:
+    service.create_volume(name, options)
+    data = service.mountpoint(name)
+    write(data, files)
+    return data
+
+
+def write(data: Path, files: Mapping[str, bytes]) -> None:
+    for file, contents in files.items():
+        (data / file).parent.mkdir(parents=True, exist_ok=True)
+        (data / file).write_bytes(contents)
+
+
+def contents(data: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(data)): path.read_bytes() for path in data.rglob("*") if path.is_file()}
+
+
+def backed_up(service: Service, name: str = "web") -> str:
+    (job,) = service.backups.back_up([name])
+    ended = service.jobs.wait(job.id, SECONDS)
+    assert ended.state is JobState.DONE, ended.error
+    return str(ended.result["id"])
+
+
+def restore(service: Service, backup: str, **how: Any) -> JobInfo:
+    job = service.backups.restore(backup, **how)
+    assert isinstance(job, JobInfo)
+    return service.jobs.wait(job.id, SECONDS)
+
+
+class Pause:
+    """Holds each worker of a job at its beginning, from the ``skip``-th on, until it is told to go on."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, kind: str = "Restore") -> None:
+        self.reached = threading.Event()
+        self.go_on = threading.Event()
+        perform = Run.perform
+
+        def held(run: Run, what: Any) -> dict[str, Any]:
+            if type(what).__name__ == kind:
+                self.reached.set()
+                while not self.go_on.wait(0.01):
+                    run.check()
+            return perform(run, what)
+
+        monkeypatch.setattr(Run, "perform", held)
+
+
+# -- new volumes ------------------------------------------------------------------------------------------------------
+
+
+def test_T36_a_backup_becomes_a_new_volume_with_the_same_contents(service: Service) -> None:
+    fill(service, "web")
+    backup = backed_up(service)
+    job = restore(service, "web", volume="web2")
+    assert (job.state, job.error, job.kind, job.object) == (JobState.DONE, None, "restore", "web2")
+    assert contents(service.mountpoint("web2")) == FILES
+    info = service.volume("web2")
+    assert (info.state, info.parent, info.job) == (State.READY, backup, job.id)
+    assert service.mount("web2", "holder") == service.mountpoint("web2")
+
+
+def test_a_lost_volume_comes_back_under_its_own_name(service: Service) -> None:
+    fill(service, "web")
+    backup = backed_up(service)
+    with pytest.raises(AlreadyExists) as taken:
+        service.backups.restore(backup)
+    assert f"snapvol restore {backup[:8]} web --in-place" in (taken.value.hint or "")
+    service.remove_volume("web", permanent=True)
+    assert restore(service, backup).state is JobState.DONE
+    assert contents(service.mountpoint("web")) == FILES
+
+
+def test_create_with_a_backup_answers_at_once_and_a_job_fills_the_volume(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(service, "web")
+    backup = backed_up(service)
+    pause = Pause(monkeypatch)
+    made = service.create_volume("web4", {"backup": "web"})
+    assert (made.state, made.job) == (State.RESTORING, service.jobs.list()[-1].id)
+    assert pause.reached.wait(SECONDS)
+    with pytest.raises(NotReady, match=r"'web4' is being restored: 0 %, try again in a minute"):
+        service.mount("web4", "holder")
+    pause.go_on.set()
+    assert service.jobs.wait(str(made.job), SECONDS).state is JobState.DONE
+    assert contents(service.mount("web4", "holder")) == FILES
+    assert service.volume("web4").parent == backup
+    # The same Create again finds the same volume.
+    assert service.create_volume("web4", {"backup": "web"}).id == made.id
+
+
+def test_T36_what_does_not_exist_is_told_at_once_and_leaves_no_volume(service: Service) -> None:
+    fill(service, "web")
+    backed_up(service)
+    for backup in ("wob", "web@2001-01-01", "ffffffff"):
+        with pytest.raises(NotFound):
+            service.create_volume("new", {"backup": backup})
+        with pytest.raises(NotFound):
+            service.backups.restore(backup, volume="new")
+    assert [info.name for info in service.volumes()] == ["web"]
+    assert restore(service, "web", volume="new", path="d/nothing").state is JobState.FAILED
+
+
+def test_T37_options_and_labels_come_back_as_far_as_the_pool_can_serve_them(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adopted: dict[str, Mapping[str, str]] = {}
+
+    def adopt(_: Docker, volume: str, labels: Mapping[str, str]) -> bool:
+        adopted[volume] = labels
+        return True
+
+    monkeypatch.setattr(Docker, "adopt", adopt)
+    service.create_volume("web", {"protect": "true", "policy": "none", "mode": "0750"}, {"project": "shop"})
+    write(service.mountpoint("web"), FILES)
+    catalog = service._context.catalog
+    options = {**catalog.get("web").volume.options, "size": "10G", "btrfs.compression": "zstd"}
+    catalog.change(catalog.get("web").volume.id, options=options)  # as if it lay in a btrfs pool
+    backed_up(service)
+    job = restore(service, "web", volume="web2")
+    info = service.volume("web2")
+    assert {key: info.options.get(key) for key in ("protect", "policy", "mode")} == {
+        "protect": "true", "policy": "none", "mode": "0750",
+    }  # fmt: skip
+    assert "size" not in info.options
+    assert "btrfs.compression" not in info.options
+    assert [line.partition(" of the backup was not restored: ")[0] for line in job.warnings] == [
+        "option btrfs.compression=zstd",
+        "option size=10G",
+    ]
+    assert info.labels == {"project": "shop"}
+    assert adopted == {"web2": {"project": "shop"}}
+
+
+def test_T37_what_is_asked_for_now_wins_over_the_backup(service: Service) -> None:
+    fill(service, "web", policy="none", protect="true")
+    backed_up(service)
+    made = service.create_volume("web2", {"backup": "web", "protect": "false"})
+    service.jobs.wait(str(made.job), SECONDS)
+    options = service.volume("web2").options
+    assert options.get("policy") == "none"
+    assert "protect" not in options
+
+
+def test_T37_docker_that_knew_the_volume_already_is_told_as_a_warning(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Docker, "adopt", lambda docker, volume, labels: False)
+    service.create_volume("web", {}, {"project": "shop"})
+    backed_up(service)
+    job = restore(service, "web", volume="web2")
+    assert job.state is JobState.DONE
+    assert any("Docker knew volume 'web2' already" in line for line in job.warnings)
+
+
+def test_one_path_into_a_new_volume(service: Service) -> None:
+    fill(service, "web")
+    backed_up(service)
+    assert restore(service, "web", volume="part", path="/d/").state is JobState.DONE
+    assert contents(service.mountpoint("part")) == {"d/b": FILES["d/b"], "d/empty": b""}
+
+
+@pytest.mark.parametrize("path", ["", "/", "..", "a/../..", "a\0b"])
+def test_T5_a_path_that_leads_out_of_the_volume_is_refused(service: Service, path: str) -> None:
+    with pytest.raises(UsageError):
+        service.backups.restore("web", volume="new", path=path)
+
+
+def test_T38_a_restore_that_fails_leaves_a_volume_that_says_why_and_can_be_retried_or_removed(service: Service) -> None:
+    fill(service, "web", {"a": os.urandom(50_000)})
+    backed_up(service)
+    data = Path(service.settings.repository("default").url) / "data"
+    whole = {pack: pack.read_bytes() for pack in data.rglob("*") if pack.is_file() and pack.stat().st_size > 50_000}
+    for pack, stored in whole.items():
+        pack.chmod(0o600)
+        pack.write_bytes(stored[:1000] + bytes([stored[1000] ^ 1]) + stored[1001:])
+    job = restore(service, "web", volume="web2")
+    assert job.state is JobState.FAILED
+    info = service.volume("web2")
+    assert (info.state, info.error, info.job) == (State.FAILED, job.error, job.id)
+    with pytest.raises(NotReady) as refused:
+        service.mount("web2", "holder")
+    assert f"snapvol job retry {job.id}" in (refused.value.hint or "")
+    status = service.reports.status()
+    assert any(it.subject == "volume 'web2'" and "could not be restored" in it.message for it in status.findings)
+    for pack, stored in whole.items():
+        pack.write_bytes(stored)
+    again = service.jobs.wait(service.jobs.retry(job.id).id, SECONDS)
+    assert (again.state, again.error) == (JobState.DONE, None)
+    assert contents(service.mount("web2", "holder")) == contents(service.mountpoint("web"))
+
+
+def test_a_cancelled_restore_can_be_removed(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(service, "web")
+    backed_up(service)
+    pause = Pause(monkeypatch)
+    job = service.backups.restore("web", volume="web2")
+    assert isinstance(job, JobInfo)
+    assert pause.reached.wait(SECONDS)
+    service.jobs.cancel(job.id)
+    assert service.jobs.wait(job.id, SECONDS).state is JobState.CANCELLED
+    assert service.volume("web2").state is State.FAILED
+    service.remove_volume("web2")
+    with pytest.raises(NotFound):
+        service.volume("web2")
+
+
+def test_removing_a_volume_that_is_being_restored_stops_the_job(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(service, "web")
+    backed_up(service)
+    pause = Pause(monkeypatch)
+    job = service.backups.restore("web", volume="web2")
+    assert isinstance(job, JobInfo)
+    assert pause.reached.wait(SECONDS)
+    service.remove_volume("web2")
+    assert service.jobs.get(job.id).state is JobState.CANCELLED
+    assert [info.name for info in service.volumes()] == ["web"]
+
+
+def test_T38_a_daemon_killed_during_a_restore_leaves_no_half_volume_that_can_be_mounted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "root"
+    service = directory_service(root)
+    initialise(service.settings, "default")
+    fill(service, "web")
+    backed_up(service)
+    pause = Pause(monkeypatch)
+    job = service.backups.restore("web", volume="web2")
+    assert isinstance(job, JobInfo)
+    assert pause.reached.wait(SECONDS)
+    write(service.mountpoint("web2"), {"half": b"ha"})
+    die(service)
+    monkeypatch.undo()
+    again = directory_service(root)
+    try:
+        assert again.jobs.get(job.id).state is JobState.INTERRUPTED
+        info = again.volume("web2")
+        assert info.state is State.FAILED
+        assert info.error == (
+            f"interrupted: the daemon was stopped; retry with: snapvol job retry {job.id}, "
+            "or remove it: snapvol rm web2"
+        )
+        with pytest.raises(NotReady):
+            again.mount("web2", "holder")
+        retried = again.jobs.wait(again.jobs.retry(job.id).id, SECONDS)
+        assert (retried.state, retried.error) == (JobState.DONE, None)
+        assert contents(again.mountpoint("web2")) == FILES  # and nothing of the half
+    finally:
+        again.close()
+        pause.go_on.set()
+
+
+def test_a_lost_history_does_not_leave_a_volume_restoring_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "root"
+    service = directory_service(root)
+    initialise(service.settings, "default")
+    fill(service, "web")
+    backed_up(service)
+    pause = Pause(monkeypatch)
+    service.backups.restore("web", volume="web2")
+    assert pause.reached.wait(SECONDS)
+    die(service)
+    for file in root.glob("state.db*"):
+        file.unlink()
+    again = directory_service(root)
+    assert again.volume("web2").state is State.FAILED
+    again.close()
+    pause.go_on.set()
+
+
+def die(service: Service) -> None:
+    """What is left when the daemon is killed: the pools let go, nothing is written any more."""
+    service.state.close()
+    for pool in service._context.catalog.pools.values():
+        pool.backend.close()
+
+    def dead(*_: object, **__: object) -> Any:
+        raise StorageFailed("the daemon is dead")
+
+    service._context.catalog.change = dead  # type: ignore[method-assign]
+    service._context.catalog.set_snapshots = dead  # type: ignore[method-assign]
+
+
+# -- in place ---------------------------------------------------------------------------------------------------------
+
+
+def test_T35_in_place_is_exact_and_can_be_undone(service: Service) -> None:
+    data = fill(service, "web")
+    backed_up(service)
+    later = {"a": b"changed", "left-over": b"stale log"}
+    (data / "d" / "b").unlink()
+    write(data, later)
+    before = contents(data)
+    job = restore(service, "web", in_place=True)
+    assert (job.state, job.error) == (JobState.DONE, None)
+    assert contents(service.mountpoint("web")) == FILES
+    (snapshot,) = service.snapshots("web")
+    assert (snapshot.name, snapshot.made_by) == (job.result["before"], "restore")
+    assert snapshot.name.startswith("before-restore-")
+    service.rollback("web", snapshot.name)
+    assert contents(service.mountpoint("web")) == before
+
+
+def test_one_path_in_place_is_exact_there_and_leaves_the_rest(service: Service) -> None:
+    data = fill(service, "web")
+    backed_up(service)
+    write(data, {"a": b"changed", "d/left-over": b"stale", "d/b": b"changed"})
+    assert restore(service, "web", in_place=True, path="d").state is JobState.DONE
+    assert contents(service.mountpoint("web")) == {**FILES, "a": b"changed"}
+    assert restore(service, "web", in_place=True, path="a").state is JobState.DONE
+    assert contents(service.mountpoint("web")) == FILES
+    assert len(service.snapshots("web")) == 2
+
+
+def test_T9_a_volume_in_use_is_not_replaced_whoever_uses_it(service: Service, kernel: FakeKernel) -> None:
+    data = fill(service, "web")
+    backed_up(service)
+    kernel.use(data)
+    with pytest.raises(InUse, match="container abc"):
+        service.backups.restore("web", in_place=True)
+    kernel.leave(data)
+    assert service.jobs.list()[-1].kind == "backup"
+    assert service.snapshots("web") == []
+
+
+def test_nobody_can_mount_it_from_the_beginning_of_the_job(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(service, "web")
+    backed_up(service)
+    pause = Pause(monkeypatch)
+    job = service.backups.restore("web", in_place=True)
+    assert isinstance(job, JobInfo)
+    assert pause.reached.wait(SECONDS)
+    with pytest.raises(NotReady, match="is being restored"):
+        service.mount("web", "holder")
+    with pytest.raises((InUse, NotReady)):
+        service.backups.back_up(["web"])
+    with pytest.raises((InUse, NotReady)):
+        service.remove_volume("web")
+    pause.go_on.set()
+    assert service.jobs.wait(job.id, SECONDS).state is JobState.DONE
+    service.mount("web", "holder")
+
+
+def test_T38_somebody_who_came_in_by_another_door_stops_the_replacement(
+    service: Service, kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = fill(service, "web")
+    backed_up(service)
+    write(data, {"a": b"changed"})
+    before = contents(data)
+    pause = Pause(monkeypatch)
+    job = service.backups.restore("web", in_place=True)
+    assert isinstance(job, JobInfo)
+    assert pause.reached.wait(SECONDS)
+    kernel.use(data)
+    pause.go_on.set()
+    ended = service.jobs.wait(job.id, SECONDS)
+    assert (ended.state, ended.error_kind) == (JobState.FAILED, "InUse")
+    assert contents(data) == before
+    assert service.snapshots("web") == []
+
+
+@pytest.mark.parametrize("path", [None, "d"])
+@pytest.mark.parametrize("how", ["cancel", "fail"])
+def test_T38_an_in_place_restore_that_does_not_succeed_changes_nothing(
+    service: Service, monkeypatch: pytest.MonkeyPatch, path: str | None, how: str
+) -> None:
+    data = fill(service, "web")
+    backed_up(service)
+    write(data, {"a": b"changed", "d/left-over": b"x"})
+    before = contents(data)
+    perform = Run.perform
+    reached = threading.Event()
+
+    def half(run: Run, what: Any) -> dict[str, Any]:
+        if type(what).__name__ != "Restore":
+            return perform(run, what)
+        write(what.target, {"d/b": b"half", "d/new": b"half"})
+        reached.set()
+        if how == "fail":
+            raise StorageFailed("the disk is tired")
+        while True:
+            run.check()
+
+    monkeypatch.setattr(Run, "perform", half)
+    job = service.backups.restore("web", in_place=True, path=path)
+    assert isinstance(job, JobInfo)
+    assert reached.wait(SECONDS)
+    if how == "cancel":
+        service.jobs.cancel(job.id)
+    ended = service.jobs.wait(job.id, SECONDS)
+    assert ended.state is (JobState.CANCELLED if how == "cancel" else JobState.FAILED)
+    assert contents(service.mountpoint("web")) == before
+    assert service.snapshots("web") == []
+    assert service.volume("web").state is State.READY
+    service.mount("web", "holder")
+
+
+@pytest.mark.parametrize("path", [None, "d"])
+def test_T38_a_daemon_killed_during_an_in_place_restore_leaves_the_old_volume(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str | None
+) -> None:
+    root = tmp_path / "root"
+    service = directory_service(root)
+    initialise(service.settings, "default")
+    data = fill(service, "web")
+    backed_up(service)
+    write(data, {"a": b"changed", "d/left-over": b"x"})
+    before = contents(data)
+    perform = Run.perform
+    reached, go_on = threading.Event(), threading.Event()
+
+    def half(run: Run, what: Any) -> dict[str, Any]:
+        if type(what).__name__ != "Restore":
+            return perform(run, what)
+        write(what.target, {"d/b": b"half"})
+        reached.set()
+        go_on.wait()
+        raise StorageFailed("dead")
+
+    monkeypatch.setattr(Run, "perform", half)
+    job = service.backups.restore("web", in_place=True, path=path)
+    assert isinstance(job, JobInfo)
+    assert reached.wait(SECONDS)
+    die(service)
+    monkeypatch.undo()
+    again = directory_service(root)
+    try:
+        assert again.jobs.get(job.id).state is JobState.INTERRUPTED
+        assert again.volume("web").state is State.READY
+        assert contents(again.mountpoint("web")) == before
+        assert again.snapshots("web") == []
+        assert not (data.parent / "data.new").exists()
+        retried = again.jobs.wait(again.jobs.retry(job.id).id, SECONDS)
+        assert (retried.state, retried.error) == (JobState.DONE, None)
+        assert contents(again.mountpoint("web"))["d/b"] == FILES["d/b"]
+    finally:
+        again.close()
+        monkeypatch.setattr(Directory, "rollback", lambda *_: None)
+        go_on.set()
+
+
+# -- plans and refusals -----------------------------------------------------------------------------------------------
+
+
+def test_a_dry_run_says_what_would_be_done_and_does_nothing(service: Service) -> None:
+    fill(service, "web", policy="none")
+    backup = backed_up(service)
+    new = service.backups.restore("web", volume="web2", dry_run=True)
+    assert isinstance(new, Plan)
+    assert [(action.verb, action.object) for action in new.actions] == [
+        ("create", "volume 'web2'"),
+        ("restore", f"backup {backup[:8]}"),
+    ]
+    assert "policy=none" in new.actions[0].detail
+    place = service.backups.restore("web", in_place=True, path="d", dry_run=True)
+    assert isinstance(place, Plan)
+    assert [(action.verb, action.object) for action in place.actions] == [
+        ("snapshot", "volume 'web'"),
+        ("replace", "'d' in volume 'web'"),
+    ]
+    assert not new.done
+    assert not place.done
+    assert [info.name for info in service.volumes()] == ["web"]
+    assert service.snapshots() == []
+    assert [job.kind for job in service.jobs.list()] == ["backup"]
+
+
+def test_in_place_finds_the_volume_by_its_identity_after_a_rename(service: Service) -> None:
+    data = fill(service, "web")
+    backup = backed_up(service)
+    write(data, {"a": b"changed"})
+    service.rename_volume("web", "wob")
+    fill(service, "web", {"mine": b"another volume of that name"})
+    assert restore(service, backup, in_place=True).object == "wob"
+    assert contents(service.mountpoint("wob")) == FILES
+    assert contents(service.mountpoint("web")) == {"mine": b"another volume of that name"}
+
+
+def test_T2_a_backup_of_a_volume_restores_what_it_was_then(service: Service) -> None:
+    data = fill(service, "web", {"a": b"1"})
+    service.snapshot(["web"], "s1")
+    first = backed_up(service, "web@s1")
+    service.destroy_snapshot("web", "s1")
+    (data / "a").write_bytes(b"2")
+    service.snapshot(["web"], "s1")
+    (data / "a").write_bytes(b"3")
+    service.snapshot(["web"], "s2")
+    second = backed_up(service, "web@s2")
+    assert restore(service, first, volume="one").state is JobState.DONE
+    assert restore(service, second, volume="two").state is JobState.DONE
+    assert contents(service.mountpoint("one")) == {"a": b"1"}
+    assert contents(service.mountpoint("two")) == {"a": b"3"}
+
+
+def test_another_host_with_nothing_but_the_repository_gets_everything_back(tmp_path: Path) -> None:
+    first = directory_service(tmp_path / "one")
+    made = initialise(first.settings, "default")
+    fill(first, "web")
+    backed_up(first)
+    first.close()
+    text = (
+        f'[pools.default]\nbackend = "directory"\npath = "{tmp_path}/two/pool"\nfull_copies = true\n'
+        f'[repositories.default]\nurl = "{made.location}"\npassword_file = "{tmp_path}/two/password"\n'
+    )
+    second = directory_service(tmp_path / "two", text=text)
+    try:
+        password = tmp_path / "two" / "password"
+        password.write_text(made.recovery_key)
+        password.chmod(0o600)
+        assert restore(second, "web").state is JobState.DONE
+        assert contents(second.mountpoint("web")) == FILES
+    finally:
+        second.close()
+
+
+def test_a_retry_of_what_is_complete_or_gone_is_refused(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(service, "web")
+    backed_up(service)
+    done = restore(service, "web", volume="web2")
+    with pytest.raises(Refused):
+        service.jobs.retry(done.id)
+    monkeypatch.setattr(Run, "perform", _fail)
+    failed = restore(service, "web", volume="web3")
+    service.remove_volume("web3")
+    with pytest.raises(NotFound, match="does not exist any more"):
+        service.jobs.retry(failed.id)
+
+
+def _fail(run: Run, what: Any) -> dict[str, Any]:
+    raise SnapvolError("no")
+
+
+def test_progress_of_the_job_is_the_volumes(service: Service) -> None:
+    fill(service, "web", {"big": os.urandom(24 << 20)})
+    backed_up(service)
+    job = service.backups.restore("web", volume="web2")
+    assert isinstance(job, JobInfo)
+    seen = [info.progress for info in service.jobs.watch(job.id)]
+    assert seen[-1].fraction == 1.0
+    assert [it.bytes_done for it in seen] == sorted(it.bytes_done for it in seen)
+    assert "restoring" in {it.phase for it in seen}
+    wait_until(lambda: service.volume("web2").state is State.READY, 5)
+    assert msgspec.json.decode(msgspec.json.encode(service.jobs.get(job.id)), type=JobInfo).state is JobState.DONE
