@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from types import TracebackType
 
 from snapvol.errors import AlreadyExists, Damaged, NotFound, RepositoryUnreachable, UsageError
@@ -60,20 +60,18 @@ class Repository:
             UsageError: the password is empty.
         """
         store.prepare()
-        _refuse_existing(store)
+        _clear_the_way(store)
         key = MasterKey.generate()
         settings = config.generate()
         recovery = keys.recovery_password()
-        key_id = keys.add(store, key, password, cost=cost)
-        recovery_id = keys.add(store, key, recovery, username=keys.RECOVERY, cost=cost)
-        try:
+        made = [keys.add(store, key, password, cost=cost)]
+        made.append(keys.add(store, key, recovery, username=keys.RECOVERY, cost=cost))
+        with suppress(AlreadyExists):  # also when the answer to a first attempt was lost: reading it tells
             config.write(store, key, settings)  # the last step: before it there is no repository
-            if config.read(store, key) != settings:
-                raise Damaged(f"config in {store.location} is not what was written")
-        except BaseException:
-            store.delete([f"keys/{key_id}", f"keys/{recovery_id}"])
-            raise
-        return Repository(store, key, key_id, settings, tuning or Tuning()), recovery
+        if not _is_ours(store, key, settings):
+            store.delete([f"keys/{name}" for name in made])
+            raise AlreadyExists(f"somebody else made a repository at {store.location} just now", "open it")
+        return Repository(store, key, made[0], settings, tuning or Tuning()), recovery
 
     @staticmethod
     def open(store: Store, password: str, *, tuning: Tuning | None = None) -> Repository:
@@ -351,9 +349,29 @@ class Repository:
             return error
 
 
-def _refuse_existing(store: Store) -> None:
+def _clear_the_way(store: Store) -> None:
+    """Make sure that there is no repository, and remove the keys that a killed `create` left: nothing needs them.
+
+    Raises:
+        AlreadyExists: there is one, or what is left of one whose config is lost and whose keys are worth keeping.
+    """
     try:
         store.size(CONFIG)
     except NotFound:
-        return
-    raise AlreadyExists(f"{store.location} already holds a repository", "open it, or choose another place")
+        pass
+    else:
+        raise AlreadyExists(f"{store.location} already holds a repository", "open it, or choose another place")
+    for prefix in ("snapshots/", "index/", "data/"):
+        if next(store.list(prefix), None) is not None:
+            raise AlreadyExists(
+                f"{store.location} holds a repository that has lost its config",
+                "bring config back from a copy, or choose another place",
+            )
+    store.delete([entry.name for entry in store.list("keys/")])
+
+
+def _is_ours(store: Store, key: MasterKey, settings: config.Config) -> bool:
+    try:
+        return config.read(store, key) == settings
+    except Damaged:
+        return False  # sealed with another key

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tracemalloc
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from hashlib import sha256
 
 import pytest
@@ -100,7 +100,8 @@ def test_an_object_of_gigabytes_is_not_fetched(memory: MemoryStore, monkeypatch:
 
 
 JUNK = [
-    b"", b"\1{}", b"\2", b"\2junk", b"{", b"[", b"{}", b"[]", b"[" * 100_000, b"null", b"\2" + compression.compress(b"{", 1),
+    b"", b"\1{}", b"\2", b"\2junk", b"{", b"[", b"{}", b"[]", b"[" * 100_000, b"null",
+    b"\2" + compression.compress(b"{", 1),
     b'{"time":"never"}', b'{"time":"2020-01-01T00:00:00Z","tree":5,"paths":[]}', b'{"packs":[[]]}', b'{"packs":5}',
     b'{"time":"2020-01-01T00:00:00Z","hostname":{},"pid":"x"}', b"\xff\xfe{}", b'{"time":"\xff"}',
     b'{"time":"2020-01-01T00:00:00Z","hostname":"h","pid":1e99}',
@@ -129,14 +130,10 @@ def test_junk_is_damaged_wherever_it_is(memory: MemoryStore, contents: bytes) ->
 
 @given(st.binary(max_size=300))
 def test_any_frame_is_damaged_or_right(frame: bytes) -> None:
-    for work in (
-        lambda: compression.decompress(frame, 100, "it"),
-        lambda: compression.decompress_up_to(frame, 100, "it"),
-    ):
-        try:
-            assert len(work()) <= 100
-        except Damaged as error:
-            assert str(error).startswith("it ")
+    with suppress(Damaged):
+        assert len(compression.decompress(frame, 100, "it")) == 100
+    with suppress(Damaged):
+        assert len(compression.decompress_up_to(frame, 100, "it")) <= 100
 
 
 @given(st.binary(max_size=3000))
@@ -152,9 +149,8 @@ def test_compression_round_trip(data: bytes) -> None:
 
 def test_a_frame_that_is_cut_short_is_damaged() -> None:
     frame = compression.compress(bytes(range(256)) * 100, 1)
-    for work in (
-        lambda cut: compression.decompress(cut, 25_600, "it"),
-        lambda cut: compression.decompress_up_to(cut, 25_600, "it"),
-    ):
-        with pytest.raises(Damaged):
-            work(frame[: len(frame) // 2])
+    cut = frame[: len(frame) // 2]
+    with pytest.raises(Damaged):
+        compression.decompress(cut, 25_600, "it")
+    with pytest.raises(Damaged):
+        compression.decompress_up_to(cut, 25_600, "it")

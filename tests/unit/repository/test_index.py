@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from snapvol.errors import Damaged
 from snapvol.repository import unpacked
 from snapvol.repository.ids import BlobKind
-from snapvol.repository.index import MOST_IN_FILE, BlobIndex, IndexFile, index_file, packs_of
+from snapvol.repository.index import MOST_IN_FILE, BlobIndex, IndexFile, Location, index_file, packs_of
 from snapvol.repository.packs import MOST_BLOBS, PackedBlob
 from snapvol.repository.sealing import OVERHEAD
 
@@ -70,7 +70,8 @@ def test_what_is_added_is_found(content: dict[bytes, list[PackedBlob]]) -> None:
     assert len(index) == len(distinct)
     for pack, packed in content.items():
         for blob in packed:
-            assert (pack, blob.offset, blob.length, blob.plain_length, blob.plain > 0) in index.find(blob.kind, blob.id)
+            place = Location(pack, blob.offset, blob.length, blob.plain_length, blob.plain > 0)
+            assert place in index.find(blob.kind, blob.id)
             assert index.pack_number(blob.kind, blob.id) >= 0
 
 
@@ -133,7 +134,13 @@ def test_a_million_blobs_fit() -> None:
     assert taken < 20_000_000
 
 
-GOOD = {"id": "a" * 64, "type": "data", "offset": 0, "length": 50, "uncompressed_length": 10}
+GOOD: dict[str, object] = {"id": "a" * 64, "type": "data", "offset": 0, "length": 50, "uncompressed_length": 10}
+
+WRONG: list[dict[str, object]] = [
+    {"id": "A" * 64}, {"id": 5}, {"type": "file"}, {"offset": -1}, {"offset": 2**32}, {"offset": "0"},
+    {"length": 31}, {"length": -5}, {"length": 2**40}, {"length": 1e300}, {"uncompressed_length": 2**31},
+    {"uncompressed_length": -1}, {"length": None},
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -145,11 +152,7 @@ GOOD = {"id": "a" * 64, "type": "data", "offset": 0, "length": 50, "uncompressed
         {"packs": [{"id": "x", "blobs": []}]},
         {"packs": [{"id": "../" + "a" * 61, "blobs": []}]},
         {"packs": [{"id": "a" * 64, "blobs": [{}]}]},
-        *({"packs": [{"id": "a" * 64, "blobs": [GOOD | wrong]}]} for wrong in [
-            {"id": "A" * 64}, {"id": 5}, {"type": "file"}, {"offset": -1}, {"offset": 2**32}, {"offset": "0"},
-            {"length": 31}, {"length": -5}, {"length": 2**40}, {"length": 1e300}, {"uncompressed_length": 2**31},
-            {"uncompressed_length": -1}, {"length": None},
-        ]),
+        *({"packs": [{"id": "a" * 64, "blobs": [{**GOOD, **wrong}]}]} for wrong in WRONG),
     ],
 )  # fmt: skip
 def test_hostile_indexes_are_damaged(document: object) -> None:

@@ -18,10 +18,12 @@ from snapvol.errors import (
     WrongPassword,
 )
 from snapvol.repository import Repository, config, keys
-from snapvol.stores.base import Transient
+from snapvol.repository.sealing import MasterKey
+from snapvol.stores.base import Store, Transient
 from snapvol.stores.memory import MemoryStore
+from snapvol.stores.retry import RetryingStore
 from support.faults import Faulty, nth
-from support.repositories import CHEAP, PASSWORD, created, opened
+from support.repositories import CHEAP, PASSWORD, backed_up, created, opened
 
 
 def key_files(store: MemoryStore) -> list[str]:
@@ -91,7 +93,7 @@ def test_another_repositorys_key_is_said(memory: MemoryStore) -> None:
     other = MemoryStore()
     Repository.create(other, "their password", cost=CHEAP)
     memory.objects |= {name: other.objects[name] for name in key_files(other)}
-    with pytest.raises(Damaged, match="opens a key at memory, but not the repository's config.*another repository's"):
+    with pytest.raises(Damaged, match=r"opens a key at memory, but not the repository's config.*another repository's"):
         Repository.open(memory, "their password")
     assert Repository.open(memory, PASSWORD).id == opened(memory).id
 
@@ -200,11 +202,37 @@ def test_a_config_that_we_do_not_know(memory: MemoryStore, document: object, err
         Repository.open(memory, PASSWORD)
 
 
-def test_the_config_is_checked_after_writing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two that make a repository in one place at once: one of them notices that the config is not its own."""
-    read = config.read
-    monkeypatch.setattr(config, "read", lambda store, key: msgspec.structs.replace(read(store, key), id="f" * 64))
+def test_two_that_make_a_repository_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one whose config is not there in the end takes its keys away again: stock restic would stumble over them."""
     store = MemoryStore()
-    with pytest.raises(Damaged, match="is not what was written"):
+    write = config.write
+
+    def late(target: Store, key: MasterKey, settings: config.Config) -> None:
+        monkeypatch.undo()
         created(store)
-    assert key_files(store) == []
+        write(target, key, settings)
+
+    monkeypatch.setattr(config, "write", late)
+    with pytest.raises(AlreadyExists, match="somebody else made a repository"):
+        created(store)
+    assert len(key_files(store)) == 2
+    opened(store)
+
+
+def test_a_config_whose_answer_was_lost_is_ours() -> None:
+    """T27: the repeated PUT finds the first one's object."""
+    faulty = Faulty(MemoryStore(), after=nth("put", [1], Transient("reset"), "config"))
+    with created(RetryingStore(faulty, longest_wait=0.01)) as repository:
+        assert opened(faulty).id == repository.id
+
+
+@pytest.mark.parametrize("left", ["snapshots/", "index/", "data/"])
+def test_a_repository_that_lost_its_config_is_not_overwritten(memory: MemoryStore, left: str) -> None:
+    """T30: its keys are what can still save it."""
+    backed_up(memory, [b"data"])
+    del memory.objects["config"]
+    memory.delete([name for name in memory.objects if not name.startswith((left, "keys/"))])
+    before = dict(memory.objects)
+    with pytest.raises(AlreadyExists, match=r"has lost its config; bring config back"):
+        created(memory)
+    assert memory.objects == before

@@ -69,7 +69,7 @@ def test_who_excludes_whom(theirs: bool, ours: bool, refused: bool) -> None:
     store = MemoryStore()
     foreign(store, exclusive=theirs)
     if refused:
-        with pytest.raises(RepositoryLocked, match="locked by process 1 on elsewhere since 20.*snapvol repo unlock"):
+        with pytest.raises(RepositoryLocked, match=r"locked by process 1 on elsewhere since 20.*snapvol repo unlock"):
             locks.held(store, KEY, exclusive=ours).__enter__()
         assert count(store) == 1
     else:
@@ -128,7 +128,7 @@ def test_a_lock_that_cannot_be_read_is_respected() -> None:
     """T30: it may well be held."""
     store = MemoryStore()
     store.objects["locks/" + "a" * 64] = b""
-    with pytest.raises(RepositoryLocked, match="lock aaaaaaaa on memory cannot be read.*unlock --all"):
+    with pytest.raises(RepositoryLocked, match=r"lock aaaaaaaa on memory cannot be read.*unlock --all"):
         locks.held(store, KEY, exclusive=False).__enter__()
     assert locks.remove(store, KEY) == 0
     assert locks.remove(store, KEY, everything=True) == 1

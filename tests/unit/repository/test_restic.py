@@ -133,7 +133,7 @@ def test_restic_sees_our_locks(local: LocalStore, path: Path) -> None:
 def test_we_see_restics_locks(local: LocalStore, path: Path, tmp_path: Path) -> None:
     """T29: a backup of stock restic that waits for its input holds a shared lock meanwhile."""
     reading, writing = os.pipe()
-    argv = ["restic", "--no-cache", "-r", path, "backup", "--stdin"]
+    argv: list[str | Path] = ["restic", "--no-cache", "-r", path, "backup", "--stdin"]
     backup = Server(argv, tmp_path / "log", {"RESTIC_PASSWORD": PASSWORD}, stdin=reading)
     os.close(reading)
     try:
