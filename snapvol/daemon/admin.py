@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
@@ -48,13 +49,13 @@ class Admin:
 
     async def answer(self, request: BaseRequest) -> StreamResponse:
         """Answer one request: the one place where errors become HTTP (status, kind, message, hint)."""
-        began, path = time.perf_counter(), "other"
+        began, label = time.perf_counter(), "other"
         try:
             if request.path in ("/v1/openapi.json", "/metrics"):
-                path = request.path
+                label = f"GET {request.path}"
                 return await self._about(request)
-            route, given = self._router.find(request.method, request.path)
-            path = route.path
+            route, given = self._router.find(request.method, request.rel_url.raw_path)
+            label = f"{route.method} {route.path}"
             return await self._serve(request, route, given)
         except http.BadRequest as error:
             return _failure(error.status, "UsageError", error.message, None)
@@ -66,7 +67,7 @@ class Admin:
             log.exception("%s %s failed unexpectedly", request.method, request.path)
             return _failure(500, "SnapvolError", "the daemon met an unexpected error", "see: journalctl -u snapvol")
         finally:
-            self._metrics.answered("api", f"{request.method} {path}", time.perf_counter() - began)
+            self._metrics.answered("api", label, time.perf_counter() - began)
 
     async def _about(self, request: BaseRequest) -> StreamResponse:
         if request.method != "GET":
@@ -88,17 +89,18 @@ class Admin:
     async def _in_thread(self, call: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, call)
 
-    async def _stream(self, request: BaseRequest, items: Iterator[Any]) -> StreamResponse:
+    async def _stream(self, request: BaseRequest, items: Generator[Any, None, None]) -> StreamResponse:
         """Send a line of JSON for each item as it comes; a client that leaves ends it with the next one."""
         loop = asyncio.get_running_loop()
         item = await loop.run_in_executor(self._streams, next, items, _END)  # an error here still has its status
         response = StreamResponse(headers={"Content-Type": openapi.LINES, "Cache-Control": "no-store"})
         response.force_close()
         await response.prepare(request)
-        while item is not _END:
-            await response.write(msgspec.json.encode(item) + b"\n")
-            item = await loop.run_in_executor(self._streams, next, items, _END)
-        await response.write_eof()
+        with suppress(ConnectionError):  # the client has left: that is its right
+            while item is not _END:
+                await response.write(msgspec.json.encode(item) + b"\n")
+                item = await loop.run_in_executor(self._streams, next, items, _END)
+        items.close()
         return response
 
     def close(self) -> None:

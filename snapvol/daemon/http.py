@@ -81,7 +81,7 @@ class _Server(web.Server):
             logger=_protocol_log,
         )
         self._answer = handler
-        self._most = most
+        self.most = most
         self._count = 0
         self._waiting: dict[web.RequestHandler, None] = {}
 
@@ -89,7 +89,7 @@ class _Server(web.Server):
         super().connection_made(handler, transport)
         self._count += 1
         self._waiting[handler] = None
-        if self._count > self._most:
+        if self._count > self.most:
             oldest = next(iter(self._waiting))
             log.debug("too many connections: one without a request is closed")
             del self._waiting[oldest]
@@ -130,8 +130,8 @@ class Edge:
     """
 
     def __init__(self, handler: Handler, share: float) -> None:
-        server = _Server(handler, max(64, int(raise_file_limit() * share)))
-        self._runner = web.ServerRunner(server, shutdown_timeout=FINISH_SECONDS)
+        self.server = _Server(handler, max(64, int(raise_file_limit() * share)))
+        self._runner = web.ServerRunner(self.server, shutdown_timeout=FINISH_SECONDS)
 
     async def listen(self, listener: Listener) -> None:
         """Begin to serve a unix socket that listens already."""

@@ -17,6 +17,7 @@ from pathlib import Path
 from aiohttp.web import BaseRequest, StreamResponse
 
 from snapvol import names
+from snapvol.api import VolumeInfo
 from snapvol.daemon import http, peer, wire
 from snapvol.daemon.metrics import Metrics
 from snapvol.daemon.turns import Late, Turns, within
@@ -49,9 +50,9 @@ class Plugin:
             "/VolumeDriver.Capabilities": lambda: wire.CAPABILITIES,
             "/VolumeDriver.List": lambda: wire.volumes(service.volumes()),
         }
+        self._quick: dict[str, Verb] = {"/VolumeDriver.Get": self._get, "/VolumeDriver.Path": self._path}
         self._verbs: dict[str, Verb] = {
-            "/VolumeDriver.Get": self._get,
-            "/VolumeDriver.Path": self._path,
+            **self._quick,
             "/VolumeDriver.Create": self._create,
             "/VolumeDriver.Mount": self._mount,
             "/VolumeDriver.Unmount": self._unmount,
@@ -78,7 +79,7 @@ class Plugin:
                 return wire.answer(self._bodiless[endpoint]())
             if not content.strip():
                 return self._no_request(request, endpoint)
-            return wire.answer(await self._verbs[endpoint](request, wire.request(content)))
+            return wire.answer(await self._do(request, endpoint, wire.request(content)))
         except http.BadRequest as error:
             return wire.failure(error.message, error.status)
         except SnapvolError as error:
@@ -89,6 +90,19 @@ class Plugin:
             if endpoint == "/VolumeDriver.Get":
                 return http.drop(request)  # any answer but the volume makes Docker forget its references (G2)
             return wire.failure("snapvol met an unexpected error: see its log (journalctl -u snapvol)")
+
+    async def _do(self, request: BaseRequest, endpoint: str, asked: wire.Request) -> bytes:
+        if endpoint in self._quick:
+            return await self._quick[endpoint](request, asked)
+        what = f"{endpoint.rpartition('.')[2].lower()} {asked.name[:300]!r} {asked.id[:12]}".rstrip()
+        began = time.perf_counter()
+        try:
+            answer = await self._verbs[endpoint](request, asked)
+        except SnapvolError as error:
+            log.warning("%s: %s", what, error)
+            raise
+        log.info("%s: done in %.0f ms", what, (time.perf_counter() - began) * 1000)
+        return answer
 
     def _no_request(self, request: BaseRequest, endpoint: str) -> StreamResponse:
         """G1: Docker repeats a request whose connection broke with its body already spent."""
@@ -101,12 +115,19 @@ class Plugin:
 
     async def _get(self, request: BaseRequest, asked: wire.Request) -> bytes:
         try:
-            return wire.volume(asked.name, self._service.volume(names.volume_name(asked.name)))
+            return wire.volume(self._known(asked.name))
         except (NotFound, InvalidName):
             raise NotFound(f"no such volume: {asked.name[:300]}") from None  # also for an empty name (G17)
 
     async def _path(self, request: BaseRequest, asked: wire.Request) -> bytes:
-        return wire.mountpoint(str(self._service.mountpoint(names.volume_name(asked.name))))
+        return wire.mountpoint(self._known(asked.name).mountpoint)
+
+    def _known(self, name: str) -> VolumeInfo:
+        """Return the volume of that name. By its id, which the service takes too, Docker would know it twice."""
+        info = self._service.volume(names.volume_name(name))
+        if info.name != name:
+            raise NotFound(f"no such volume: {name}")
+        return info
 
     # -- in threads ---------------------------------------------------------------------------------------------
 
@@ -121,7 +142,6 @@ class Plugin:
         try:
             await within(ANSWER_SECONDS, under_way[1])
         except Late:
-            log.info("create %s: takes longer, answered so", name)
             raise NotReady(f"volume '{name}' is still being created", "ask again in a few seconds") from None
         return wire.DONE
 
@@ -144,6 +164,7 @@ class Plugin:
         return wire.mountpoint(str(path))
 
     def _mount_for(self, name: str, holder: str, pid: int | None) -> Path:
+        self._known(name)
         return self._service.mount(name, holder, peer.client(pid))
 
     def _take_back(self, name: str, holder: str, pid: int | None, task: asyncio.Task[Path]) -> None:
@@ -165,13 +186,14 @@ class Plugin:
         return wire.DONE
 
     def _unmount_for(self, name: str, holder: str, pid: int | None) -> None:
+        self._known(name)
         self._service.unmount(name, holder, peer.client(pid))
 
     async def _remove(self, request: BaseRequest, asked: wire.Request) -> bytes:
         name, late = names.volume_name(asked.name), asyncio.Event()
         task = self._removing.get(name)
         if task is None:
-            work = partial(self._service.remove_volume, name)
+            work = partial(self._remove_for, name)
             task = self._turns.enter(name, work, dropped=late.is_set, what=f"remove {name}")
             self._removing[name] = task
             task.add_done_callback(lambda _: self._removing.pop(name, None))
@@ -183,3 +205,7 @@ class Plugin:
         except NotFound:
             log.info("remove %s: there is none", name)
         return wire.DONE
+
+    def _remove_for(self, name: str) -> None:
+        self._known(name)
+        self._service.remove_volume(name)

@@ -7,6 +7,7 @@ from collections import abc
 from collections.abc import Callable, Iterable, Mapping
 from inspect import signature
 from typing import Any, TypeVar, get_origin, get_type_hints
+from urllib.parse import unquote
 
 import msgspec
 from msgspec import Struct
@@ -74,9 +75,9 @@ class Route:
             raise TypeError(f"{action.__name__} and {path} do not fit together")
 
     def match(self, path: str) -> dict[str, str] | None:
-        """Return the path's parameters where it is this route's, unchecked."""
+        """Return the path's parameters, unchecked, where it is this route's; ``path`` is as it was sent."""
         found = self._pattern.match(path)
-        return found.groupdict() if found else None
+        return {name: unquote(text) for name, text in found.groupdict().items()} if found else None
 
     def arguments(self, given: Mapping[str, str], query: MultiMapping[str], body: bytes) -> dict[str, Any]:
         """Return what the function takes.

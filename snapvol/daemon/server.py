@@ -78,18 +78,15 @@ class Daemon:
         """Serve until a signal; return the work that would not end."""
         self._handle_signals()
         began = time.monotonic()
-        service = Service(self._settings)
-        start = asyncio.get_running_loop().run_in_executor(self._threads, service.start)
-        stopped = asyncio.ensure_future(self._stop.wait())
-        waited: tuple[asyncio.Future[object], ...] = (start, stopped)  # type: ignore[assignment]
+        starting = asyncio.get_running_loop().run_in_executor(self._threads, _started, self._settings)
+        stopping = asyncio.ensure_future(self._stop.wait())
+        waited: tuple[asyncio.Future[object], ...] = (starting, stopping)  # type: ignore[assignment]
         await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
-        try:
-            if self._stop.is_set() and not start.done():
-                return await self._close(service, ["start"])
-            start.result()
-            return await self._serve(service, began)
-        finally:
-            stopped.cancel()
+        stopping.cancel()
+        if starting.done():
+            return await self._serve(starting.result(), began)
+        self._threads.shutdown(wait=False)
+        return ["start"]
 
     async def _serve(self, service: Service, began: float) -> list[str]:
         metrics, turns = Metrics(service), Turns(VOLUMES_AT_ONCE)
@@ -142,3 +139,9 @@ class Daemon:
     def _asked_to_stop(self, number: signal.Signals) -> None:
         log.info("%s: stopping", number.name)
         self._stop.set()
+
+
+def _started(settings: Settings) -> Service:
+    service = Service(settings)
+    service.start()
+    return service

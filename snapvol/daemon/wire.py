@@ -94,14 +94,15 @@ def mountpoint(path: str) -> bytes:
     return _encode({"Mountpoint": path, "Err": ""})
 
 
-def volume(name: str, info: VolumeInfo) -> bytes:
-    """Return the answer to Get; ``name`` is the one that was asked for."""
-    return _encode({"Volume": _Volume(name, info.mountpoint, info.created, status(info)), "Err": ""})
+def volume(info: VolumeInfo) -> bytes:
+    """Return the answer to Get."""
+    return _encode({"Volume": _Volume(info.name, info.mountpoint, info.created, status(info)), "Err": ""})
 
 
 def volumes(infos: Sequence[VolumeInfo]) -> bytes:
-    """Return the answer to List. Docker drops everything but the names and mountpoints."""
-    return _encode({"Volumes": [_Volume(info.name, info.mountpoint, info.created) for info in infos], "Err": ""})
+    """Return the answer to List: each name once. Docker drops everything but names and mountpoints."""
+    named = {info.name: info for info in reversed(infos)}  # of two with one name the first is known by it
+    return _encode({"Volumes": [_Volume(it.name, it.mountpoint, it.created) for it in named.values()], "Err": ""})
 
 
 def status(info: VolumeInfo) -> dict[str, Any]:

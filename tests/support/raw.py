@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,10 +54,8 @@ def exchange(path: Path, data: bytes, seconds: float = 10) -> Answer:
     """Send ``data`` and return all that comes until the other side closes: whoever keeps it open fails the test."""
     began = time.monotonic()
     with connect(path, seconds) as connection:
-        try:
+        with suppress(BrokenPipeError):  # it was refused before we were done: the answer is there
             connection.sendall(data)
-        except BrokenPipeError:
-            pass  # it was refused before we were done; the answer is there
         received = receive(connection)
     return parse(received, time.monotonic() - began)
 

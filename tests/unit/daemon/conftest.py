@@ -210,7 +210,7 @@ class Served:
         self.plugin, self.api = place / "plugin.sock", place / "api.sock"
         self.loop = asyncio.new_event_loop()
         self._listeners = [claim(self.plugin, "", "plugin"), claim(self.api, "", "api")]
-        self._edges: list[Edge] = []
+        self.edges: list[Edge] = []
         self._thread = threading.Thread(target=self.loop.run_forever)
         self._thread.start()
         self.run(self._begin(self._listeners))
@@ -227,14 +227,14 @@ class Served:
         for handler, listener in zip(handlers, listeners, strict=True):
             edge = Edge(handler, 0.1)
             await edge.listen(listener)
-            self._edges.append(edge)
+            self.edges.append(edge)
 
     async def _end(self) -> None:
-        for edge in self._edges:
+        for edge in self.edges:
             await edge.refuse()
         await self.turns.finish(5)
         self.admin.close()
-        for edge in self._edges:
+        for edge in self.edges:
             await edge.finish()
 
     def stop(self) -> None:
@@ -261,3 +261,9 @@ def served(short_path: Path) -> Iterator[Served]:
     serving = Served(short_path)
     yield serving
     serving.stop()
+
+
+@pytest.fixture
+def created() -> datetime:
+    """When the fake's volumes were made."""
+    return CREATED

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import raw
-from support.process import wait_until
 
 from snapvol.daemon import http, plugin
 from snapvol.errors import AlreadyExists, InUse, NotReady, StorageFailed, UnknownOption
+from support import raw
+from support.process import wait_until
 
 BODILESS = ("/Plugin.Activate", "/VolumeDriver.Capabilities", "/VolumeDriver.List")
 WITH_BODY = ("Create", "Mount", "Unmount", "Remove", "Path", "Get")

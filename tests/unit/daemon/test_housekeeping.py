@@ -1,0 +1,84 @@
+"""Timed work: in threads, one run at a time, and its failures said once."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from snapvol.daemon.housekeeping import Housekeeping
+from snapvol.errors import PoolUnavailable
+
+
+class Tasks:
+    """A service's housekeeping, that does what a test wants."""
+
+    def __init__(self, work: Callable[[], object]) -> None:
+        self.runs: list[str] = []
+        self.work = work
+
+    def __getattr__(self, name: str) -> Callable[[], None]:
+        def task() -> None:
+            self.runs.append(f"{name} in {threading.current_thread().name.partition('_')[0]}")
+            self.work()
+
+        return task
+
+
+def test_every_task_runs_soon_and_in_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> list[str]:
+        tasks: Any = Tasks(lambda: None)
+        housekeeping = Housekeeping(tasks)
+        housekeeping.start()
+        await asyncio.sleep(1.5)
+        housekeeping.stop()
+        return sorted(tasks.runs)
+
+    names = ("expire_trash", "refresh_pools", "refresh_usage", "refresh_users")
+    assert asyncio.run(main()) == [f"{name} in housekeeping" for name in names]
+
+
+def test_a_slow_task_is_not_started_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("POOLS", "USERS", "TRASH", "USAGE"):
+        monkeypatch.setattr(f"snapvol.daemon.housekeeping.{name}_SECONDS", 1)
+
+    async def main() -> list[str]:
+        go = threading.Event()
+        tasks: Any = Tasks(lambda: go.wait(10))
+        housekeeping = Housekeeping(tasks)
+        housekeeping.start()
+        await asyncio.sleep(3.2)
+        housekeeping.stop()
+        go.set()
+        return list(tasks.runs)
+
+    assert len(asyncio.run(main())) == 4
+
+
+def test_a_failure_is_said_when_it_begins_and_when_it_ends(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    failing = True
+
+    def work() -> None:
+        if failing:
+            raise PoolUnavailable("pool 'tank' is not there")
+
+    async def main() -> None:
+        nonlocal failing
+        tasks: Any = Tasks(work)
+        housekeeping = Housekeeping(tasks)
+        for _ in range(3):
+            await housekeeping._run("pools")
+        failing = False
+        for _ in range(2):
+            await housekeeping._run("pools")
+        housekeeping.stop()
+
+    asyncio.run(main())
+    assert [record.getMessage() for record in caplog.records if record.name == "snapvol.daemon.housekeeping"] == [
+        "housekeeping of pools fails: pool 'tank' is not there",
+        "housekeeping of pools works again",
+    ]
