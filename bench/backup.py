@@ -14,7 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from measure import Cost, medians, run, table
+from measure import Cost, median, run, table
 
 SNAPVOL = Path(sys.executable).with_name("snapvol")
 MIB = 1 << 20
@@ -49,7 +49,9 @@ class Rivals:
         return run(["restic", "-q", "--no-cache", "-r", self.work / "restic", "-p", self.password, *words])
 
     def snapvol(self, *words: str) -> Cost:
-        return run([sys.executable, Path(__file__).with_name("engine.py"), self.work / "snapvol", self.password, *words])
+        return run(
+            [sys.executable, Path(__file__).with_name("engine.py"), self.work / "snapvol", self.password, *words]
+        )
 
     def fresh(self) -> None:
         for name in ("restic", "snapvol"):
@@ -94,8 +96,7 @@ def main() -> None:
             cases["restore"].append(rivals.restore())
     rows = []
     for case, rounds in cases.items():
-        seen = {name: iter([costs[name] for costs in rounds]) for name in ("restic", "snapvol")}
-        costs = medians(arguments.rounds, {name: lambda left=left: next(left) for name, left in seen.items()})
+        costs = {name: median([seen[name] for seen in rounds]) for name in ("restic", "snapvol")}
         ratio = costs["restic"].wall / costs["snapvol"].wall
         rows += [
             [case, name, f"{cost.wall:.1f} s", f"{cost.cpu:.1f} s", f"{cost.memory / MIB:.0f} MiB", f"{ratio:.2f}"]

@@ -1,11 +1,11 @@
-"""Measuring programs: wall time, CPU seconds and peak memory, in rounds that alternate between the rivals."""
+"""Measuring programs: wall time, CPU seconds and peak memory."""
 
 from __future__ import annotations
 
 import os
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,20 +35,13 @@ def run(argv: Sequence[str | Path], environment: Mapping[str, str] | None = None
     return Cost(time.perf_counter() - started, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024)
 
 
-def medians(rounds: int, rivals: Mapping[str, Callable[[], Cost]]) -> dict[str, Cost]:
-    """Run every rival once per round, in turn, and return each one's medians."""
-    costs: dict[str, list[Cost]] = {name: [] for name in rivals}
-    for _ in range(rounds):
-        for name, rival in rivals.items():
-            costs[name].append(rival())
-    return {
-        name: Cost(
-            statistics.median(cost.wall for cost in seen),
-            statistics.median(cost.cpu for cost in seen),
-            int(statistics.median(cost.memory for cost in seen)),
-        )
-        for name, seen in costs.items()
-    }
+def median(costs: Sequence[Cost]) -> Cost:
+    """Return the median of each figure."""
+    return Cost(
+        statistics.median(cost.wall for cost in costs),
+        statistics.median(cost.cpu for cost in costs),
+        int(statistics.median(cost.memory for cost in costs)),
+    )
 
 
 def percentiles(seconds: Sequence[float]) -> tuple[float, float]:

@@ -105,11 +105,11 @@ def phases(root: Path, plugin: Path, arguments: argparse.Namespace) -> list[list
         for _ in range(arguments.backup_mib):
             large.write(os.urandom(MIB // 2) + bytes(MIB // 2))
     backup = spawn(SNAPVOL, "backup", "big")
-    over = threading.Event()
-    threading.Thread(target=lambda: (finish(backup), over.set()), daemon=True).start()
+    waiting = threading.Thread(target=finish, args=[backup], daemon=True)
+    waiting.start()
     busy: dict[str, list[float]] = {}
     number = 0
-    while not over.is_set():
+    while waiting.is_alive():
         for name, seconds in measure(plugin, 1, f"busy{number}x").items():
             busy.setdefault(name, []).extend(seconds)
         number += 1

@@ -5,19 +5,23 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from measure import medians, run, table
+from measure import Cost, median, run, table
 
 ROUNDS = 15
 
 
 def main() -> None:
     binary = Path(sys.executable).with_name("snapvol")
-    rivals = {
-        "python -c pass": lambda: run([sys.executable, "-c", "pass"]),
-        "snapvol --help": lambda: run([binary, "--help"]),
-        "snapvol backup --help": lambda: run([binary, "backup", "--help"]),
+    rivals: dict[str, list[str | Path]] = {
+        "python -c pass": [sys.executable, "-c", "pass"],
+        "snapvol --help": [binary, "--help"],
+        "snapvol backup --help": [binary, "backup", "--help"],
     }
-    costs = medians(ROUNDS, rivals)
+    seen: dict[str, list[Cost]] = {name: [] for name in rivals}
+    for _ in range(ROUNDS):
+        for name, argv in rivals.items():
+            seen[name].append(run(argv))
+    costs = {name: median(rounds) for name, rounds in seen.items()}
     bare = costs["python -c pass"].wall
     rows = [[name, f"{cost.wall * 1000:.0f} ms", f"{cost.wall / bare:.1f}"] for name, cost in costs.items()]
     print(table(["command", "median", "times bare Python"], rows))
