@@ -16,6 +16,7 @@ from snapvol.errors import PoolUnavailable
 from snapvol.model import Health, Volume
 
 log = logging.getLogger(__name__)
+_MOST_MOUNTPOINTS = 20_000
 
 
 class Seen(Struct, frozen=True, kw_only=True):
@@ -54,6 +55,7 @@ class Pool:
         self.problem: str | None = "it has not been opened yet"
         self.health = Health(ok=False, problem=self.problem)
         self.seen: list[Seen] = []
+        self._mountpoints: dict[str, str] = {}
         self._identity = memory / f"{name}.json"
         self._seen = memory / f"{name}.seen.json"
 
@@ -61,6 +63,15 @@ class Pool:
     def kind(self) -> str:
         """The kind of storage."""
         return self.backend.kind
+
+    def mountpoint(self, volume: Volume) -> str:
+        """Return where the volume is, or would be, mounted: remembered, for Docker asks for all of them at once."""
+        known = self._mountpoints.get(volume.name)
+        if known is None:
+            if len(self._mountpoints) > _MOST_MOUNTPOINTS:
+                self._mountpoints.clear()
+            known = self._mountpoints[volume.name] = str(self.backend.mountpoint(volume))
+        return known
 
     def open(self, load: Callable[[Pool], Callable[[], None]], turn: Callable[[], None]) -> None:
         """Open the backend and read what it has; a pool that cannot be opened is remembered with its problem.

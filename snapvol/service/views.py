@@ -25,7 +25,7 @@ def volume(context: Context, entry: Entry) -> VolumeInfo:
         pool=entry.pool.name,
         backend=entry.pool.kind,
         state=it.state,
-        mountpoint=str(entry.backend.mountpoint(it)),
+        mountpoint=entry.pool.mountpoint(it),
         created=it.created,
         mounted=bool(holders or users),
         holders=holders,
