@@ -16,7 +16,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from snapvol.errors import AlreadyExists, Damaged, NotFound, Refused, RepositoryUnreachable, SettingsError, SnapvolError
 from snapvol.stores.base import CONFIG, Buffer, Entry, Store, Transient, checked_name, checked_prefix, is_name
-from snapvol.stores.s3_errors import explained, is_beyond_end, is_missing_key
+from snapvol.stores.s3_errors import explained, is_beyond_end, is_missing_key, is_unexplained
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
@@ -92,12 +92,12 @@ class S3Store(Store):
         return data
 
     def size(self, name: str) -> int:
-        """See `Store.size`. The answer to HEAD has no body that would say what is missing, so GET has the last word."""
+        """See `Store.size`. The answer to HEAD has no body that would say what is wrong, so GET has the last word."""
         key = self._key(name)
         try:
             return self._client.head_object(Bucket=self._bucket, Key=key)["ContentLength"]
         except (BotoCoreError, ClientError) as error:
-            if not is_missing_key(error):
+            if not is_unexplained(error):
                 raise self._failed("cannot read", name, error) from error
         try:
             answer = self._client.get_object(Bucket=self._bucket, Key=key)

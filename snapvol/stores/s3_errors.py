@@ -54,6 +54,11 @@ def is_missing_key(error: Exception) -> bool:
     return code == "NoSuchKey" or (code == "404" and error.operation_name == "HeadObject")
 
 
+def is_unexplained(error: Exception) -> bool:
+    """Say whether the server refused a HEAD, with nothing but a number to say why."""
+    return isinstance(error, ClientError) and error.response.get("Error", {}).get("Code", "") in ("400", "403", "404")
+
+
 def is_beyond_end(error: Exception) -> bool:
     """Say whether the server stated that the object ends before the wanted range begins."""
     return isinstance(error, ClientError) and error.response.get("Error", {}).get("Code") in ("InvalidRange", "416")

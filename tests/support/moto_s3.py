@@ -42,6 +42,12 @@ class MotoS3:
         for key in keys:
             s3_backends[ACCOUNT]["aws"].put_object(bucket, key, b"abc")
 
+    def empty(self, bucket: str) -> None:
+        """Remove all objects of a bucket."""
+        from moto.s3.models import s3_backends
+
+        s3_backends[ACCOUNT]["aws"].buckets[bucket].keys.clear()
+
     def keys(self, bucket: str) -> set[str]:
         """Return all keys in a bucket."""
         from moto.s3.models import s3_backends

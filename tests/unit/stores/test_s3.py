@@ -47,9 +47,15 @@ def store(moto: MotoS3, bucket: str) -> S3Store:
     return S3Store(moto.settings(f"s3://{bucket}/vol1"))
 
 
+@pytest.fixture(scope="module")
+def silent(moto: MotoS3) -> S3Store:
+    """A store for answers that no server gives: it takes a third of a second to make, so they share it."""
+    return S3Store(moto.settings("s3://silent-bucket/vol1"))
+
+
 @pytest.fixture
-def stub(store: S3Store) -> Iterator[Stubber]:
-    with Stubber(store._client) as stubber:
+def stub(silent: S3Store) -> Iterator[Stubber]:
+    with Stubber(silent._client) as stubber:
         yield stubber
         stubber.assert_no_pending_responses()
 
@@ -118,7 +124,7 @@ METHODS = {"get": "get_object", "size": "head_object", "put": "put_object", "lis
     ("code", "status", "kind", "said"),
     [
         ("AccessDenied", 403, RepositoryUnreachable, "AccessDenied.*bucket's policy"),
-        ("403", 403, RepositoryUnreachable, "403.*bucket's policy"),
+        ("403", 403, RepositoryUnreachable, "bucket's policy"),
         ("InvalidAccessKeyId", 403, RepositoryUnreachable, "check the access key"),
         ("SignatureDoesNotMatch", 403, RepositoryUnreachable, "check the secret key"),
         ("ExpiredToken", 400, RepositoryUnreachable, "renew the session token"),
@@ -135,102 +141,104 @@ METHODS = {"get": "get_object", "size": "head_object", "put": "put_object", "lis
     ],
 )
 def test_no_error_is_absence(
-    store: S3Store, stub: Stubber, work: str, code: str, status: int, kind: type[SnapvolError], said: str
+    silent: S3Store, stub: Stubber, work: str, code: str, status: int, kind: type[SnapvolError], said: str
 ) -> None:
     """T27: what may pass is retried, the rest fails loudly with what to do."""
     stub.add_client_error(METHODS[work], code, "", status)
+    if work == "size" and code == "403":  # HEAD says no more than that: GET is asked for the reason
+        stub.add_client_error("get_object", "AccessDenied", "", 403)
     with pytest.raises(kind, match=said) as caught:
-        _do(store, work)
+        _do(silent, work)
     assert type(caught.value) is kind
-    assert "s3://s3-bucket" in str(caught.value)
+    assert "s3://silent-bucket/vol1" in str(caught.value)
 
 
-def test_404_without_a_reason_is_not_absence(store: S3Store, stub: Stubber) -> None:
+def test_404_without_a_reason_is_not_absence(silent: S3Store, stub: Stubber) -> None:
     """T27: a proxy's own 404 page says nothing of the object."""
     stub.add_client_error("head_object", "404", "Not Found", 404)
     stub.add_client_error("get_object", "404", "Not Found", 404)
     with pytest.raises(RepositoryUnreachable, match="404 Not Found"):
-        store.size(NAME)
+        silent.size(NAME)
     stub.add_client_error("get_object", "404", "Not Found", 404)
     with pytest.raises(RepositoryUnreachable):
-        store.get(NAME)
+        silent.get(NAME)
 
 
-def test_404_then_200(store: S3Store, stub: Stubber) -> None:
+def test_404_then_200(silent: S3Store, stub: Stubber) -> None:
     """T27: HEAD that lags behind does not make an object absent."""
     stub.add_client_error("head_object", "404", "Not Found", 404)
     stub.add_response("get_object", {"Body": body(b"abc"), "ContentLength": 3})
-    assert store.size(NAME) == 3
+    assert silent.size(NAME) == 3
 
 
-def test_an_object_not_yet_there_after_put_is_tried_again(store: S3Store, stub: Stubber) -> None:
+def test_an_object_not_yet_there_after_put_is_tried_again(silent: S3Store, stub: Stubber) -> None:
     """T27."""
     stub.add_response("put_object", {})
     stub.add_client_error("head_object", "404", "Not Found", 404)
     with pytest.raises(Transient, match="not yet"):
-        store.put(NAME, b"abc")
+        silent.put(NAME, b"abc")
 
 
-def test_what_was_stored_is_measured(store: S3Store, stub: Stubber) -> None:
+def test_what_was_stored_is_measured(silent: S3Store, stub: Stubber) -> None:
     """Rule 7: a server that stores less and says 200 is caught before an index names the object."""
     stub.add_response("put_object", {})
     stub.add_response("head_object", {"ContentLength": 2})
     with pytest.raises(Damaged, match="has 2 bytes after 3 were stored"):
-        store.put(NAME, b"abc")
+        silent.put(NAME, b"abc")
 
 
 @pytest.mark.parametrize("arguments", [(), (0, 5), (2, 5)])
-def test_an_answer_that_breaks_off_is_tried_again(store: S3Store, stub: Stubber, arguments: tuple[int, ...]) -> None:
+def test_an_answer_that_breaks_off_is_tried_again(silent: S3Store, stub: Stubber, arguments: tuple[int, ...]) -> None:
     """T27: truncated GET."""
     stub.add_response("get_object", {"Body": body(b"abc", 5), "ContentLength": 5})
     with pytest.raises(Transient):
-        store.get(NAME, *arguments)
+        silent.get(NAME, *arguments)
 
 
-def test_an_answer_shorter_than_it_says_is_tried_again(store: S3Store, stub: Stubber) -> None:
+def test_an_answer_shorter_than_it_says_is_tried_again(silent: S3Store, stub: Stubber) -> None:
     stub.add_response("get_object", {"Body": body(b"abc"), "ContentLength": 5})
     with pytest.raises(Transient, match="broke off after 3 of 5 bytes"):
-        store.get(NAME)
+        silent.get(NAME)
 
 
-def test_a_server_without_ranges_is_understood(store: S3Store, stub: Stubber) -> None:
+def test_a_server_without_ranges_is_understood(silent: S3Store, stub: Stubber) -> None:
     stub.add_response("get_object", {"Body": body(b"0123456789"), "ContentLength": 10})
-    assert store.get(NAME, 3, 4) == b"3456"
+    assert silent.get(NAME, 3, 4) == b"3456"
 
 
-def test_a_listing_without_an_end_raises(store: S3Store, stub: Stubber) -> None:
+def test_a_listing_without_an_end_raises(silent: S3Store, stub: Stubber) -> None:
     """T24: truncated without a way on, or going in circles."""
     stub.add_response("list_objects_v2", {"IsTruncated": True, "Contents": []})
     with pytest.raises(RepositoryUnreachable, match="breaks off"):
-        list(store.list("data/"))
+        list(silent.list("data/"))
     for _ in range(2):
         stub.add_response("list_objects_v2", {"IsTruncated": True, "NextContinuationToken": "t", "Contents": []})
     with pytest.raises(RepositoryUnreachable, match="breaks off"):
-        list(store.list("data/"))
+        list(silent.list("data/"))
 
 
-def test_a_listing_that_fails_on_its_second_page_raises(store: S3Store, stub: Stubber) -> None:
+def test_a_listing_that_fails_on_its_second_page_raises(silent: S3Store, stub: Stubber) -> None:
     """T24."""
     page = {"IsTruncated": True, "NextContinuationToken": "t", "Contents": [{"Key": f"vol1/{NAME}", "Size": 1}]}
     stub.add_response("list_objects_v2", page)
     stub.add_client_error("list_objects_v2", "InternalError", "", 500)
     with pytest.raises(Transient):
-        list(store.list("snapshots/"))
+        list(silent.list("snapshots/"))
 
 
-def test_each_key_of_a_batch_is_looked_at(store: S3Store, stub: Stubber) -> None:
+def test_each_key_of_a_batch_is_looked_at(silent: S3Store, stub: Stubber) -> None:
     """A batch is answered 200 even where nothing was deleted."""
     errors = [{"Key": "vol1/config", "Code": "AccessDenied", "Message": "no"}, {"Key": "k", "Code": "NoSuchKey"}]
     stub.add_response("delete_objects", {"Errors": errors})
     with pytest.raises(RepositoryUnreachable, match=r"cannot delete 1 objects, the first config.*AccessDenied no"):
-        store.delete([NAME, "config"])
+        silent.delete([NAME, "config"])
 
 
-def test_one_failed_batch_does_not_stop_the_others(store: S3Store, stub: Stubber) -> None:
+def test_one_failed_batch_does_not_stop_the_others(silent: S3Store, stub: Stubber) -> None:
     stub.add_client_error("delete_objects", "SlowDown", "", 503)
     stub.add_response("delete_objects", {})
     with pytest.raises(Transient):
-        store.delete([f"snapshots/{digest(number)}" for number in range(1002)])
+        silent.delete([f"snapshots/{digest(number)}" for number in range(1002)])
 
 
 @pytest.mark.parametrize(
