@@ -28,6 +28,7 @@ from snapvol.service.repositories import open_repository
 PACE = 0.2  # seconds between reports of progress
 REACTION = 3.0  # seconds in which the engine should have noticed that it is to end
 MOST_PROBLEMS = 100
+MOST_NOTES = 1000  # problems passed on one by one; the result has their number
 
 _PR_SET_PDEATHSIG = 1
 
@@ -44,6 +45,7 @@ class Report:
         self._lock = threading.Lock()
         self._progress = work.Progressed()
         self._sent = 0.0
+        self._noted = 0
         self.stopping = False
 
     def say(self, message: work.Message) -> None:
@@ -73,7 +75,9 @@ class Report:
 
     def note(self, path: str, problem: str) -> None:
         """See `snapvol.engine.progress.Progress`."""
-        self.say(work.Said(line=f"{path}: {problem}", warning=True))
+        self._noted += 1
+        if self._noted <= MOST_NOTES:
+            self.say(work.Said(line=f"{path}: {problem}", warning=True))
 
     def cancelled(self) -> None:
         """See `snapvol.engine.progress.Progress`."""
@@ -232,7 +236,8 @@ def main() -> int:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         signal.setitimer(signal.ITIMER_REAL, 0)
         report.say(_failed(error))
-        return 1
+        sys.stderr.flush()
+        os._exit(1)  # not `return`: Python would wait for threads that may wait for a server that is silent
     signal.setitimer(signal.ITIMER_REAL, 0)
     report.last()
     report.say(work.Finished(result=result))
@@ -260,13 +265,15 @@ def _end_with(parent: int) -> None:
 
 
 def _obey(report: Report) -> None:
-    """On SIGTERM: end as soon as the engine looks, or where it waits for something, in `REACTION` seconds."""
+    """On SIGTERM: end as soon as the engine looks; else by an exception after `REACTION`; else hard, after as long."""
 
     def stop(_number: int, _frame: FrameType | None) -> None:
         report.stopping = True
         signal.setitimer(signal.ITIMER_REAL, REACTION)
 
     def insist(_number: int, _frame: FrameType | None) -> None:
+        signal.signal(signal.SIGALRM, lambda *_: os._exit(1))
+        signal.setitimer(signal.ITIMER_REAL, REACTION)
         raise Cancelled("it was cancelled")
 
     signal.signal(signal.SIGTERM, stop)

@@ -60,7 +60,8 @@ class Backups:
         self.clean()
 
     def close(self) -> None:
-        """Stop all jobs."""
+        """Stop all jobs, and end all questions to repositories."""
+        self.library.close()
         self.jobs.close()
 
     def clean(self) -> None:

@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from snapvol.api import BackupInfo
 from snapvol.engine.manifest import VolumeMeta
-from snapvol.errors import NotFound, SnapvolError, StorageFailed, UsageError
+from snapvol.errors import Cancelled, NotFound, SnapvolError, StorageFailed, UsageError
 from snapvol.service import work
 from snapvol.service.process import Worker
 from snapvol.service.repositories import check_password_file
@@ -54,6 +54,16 @@ class Library:
         self._listings: dict[str, _Listing] = {}
         self._opened: dict[str, int] = {}
         self._problems: dict[str, SnapvolError | None] = {}
+        self._workers: set[Worker] = set()
+        self._closed = False
+
+    def close(self) -> None:
+        """End all questions that wait for an answer; whoever asked hears that they were cancelled."""
+        with self._lock:
+            self._closed = True
+            workers = list(self._workers)
+        for worker in workers:
+            worker.cancel()
 
     @property
     def names(self) -> list[str]:
@@ -154,15 +164,25 @@ class Library:
 
     def _ask(self, place: work.Place, question: work.Work, seconds: float | None) -> dict[str, object] | None:
         worker = Worker(question, self._hear, seconds=seconds)
+        with self._lock:
+            self._workers.add(worker)
+            closed = self._closed
+        if closed:
+            worker.cancel()
         try:
             answer = worker.result()
         except SnapvolError as error:
             if worker.late:
                 return None
+            if isinstance(error, Cancelled):
+                raise
             # A backup that is not there is no fault of the repository.
             if not (isinstance(question, work.Describe) and isinstance(error, NotFound | UsageError)):
                 self._note(place.name, error)
             raise
+        finally:
+            with self._lock:
+                self._workers.discard(worker)
         self._note(place.name, None)
         return answer
 

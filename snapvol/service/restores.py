@@ -54,7 +54,6 @@ class Restores:
     ) -> JobInfo:
         """See `snapvol.service.backups.Backups.fill`."""
         name = self._repository(backup, repository)
-        self._library.require(name, DOCKER_WAITS)
         found = self._library.find(backup, name, DOCKER_WAITS)
         return self._begin(
             RestoreSpec(
