@@ -16,7 +16,7 @@ from snapvol.repository.reader import Reader
 from snapvol.repository.sealing import MasterKey
 from snapvol.repository.snapshots import SnapshotDocument
 from snapvol.repository.trees import Trees
-from snapvol.stores.base import Store
+from snapvol.stores.base import Entry, Store
 
 LARGEST_PACK = 512 << 20  # bytes; stock clients make at most 128 MiB
 _PACKS_AHEAD = 2
@@ -59,19 +59,18 @@ class _Checker:
     def snapshots(self) -> dict[str, bytes]:
         """Return the root tree of each snapshot."""
         roots = {}
-        names = [entry.name for entry in self._store.list("snapshots/")]
-        for name, root in zip(names, mapped(self._root, names, _SNAPSHOTS_AHEAD), strict=True):
-            short = name.removeprefix("snapshots/")
+        entries = list(self._store.list("snapshots/"))
+        for entry, root in zip(entries, mapped(self._root, entries, _SNAPSHOTS_AHEAD), strict=True):
+            short = entry.name.removeprefix("snapshots/")
             if isinstance(root, Damaged):
-                self.findings.hit(self.findings.add(name, root.message), short)
+                self.findings.hit(self.findings.add(entry.name, root.message), short)
             elif root is not None:
                 roots[short] = root
         return roots
 
     def load_indexes(self) -> None:
         """Read the indexes as they lie in the store, whatever a `Repository` has in memory."""
-        names = [entry.name for entry in self._store.list("index/")]
-        for name, found in index_files(self._store, self._key, names):
+        for name, found in index_files(self._store, self._key, list(self._store.list("index/"))):
             if isinstance(found, Damaged):
                 self.findings.add(name, found.message)
                 continue
@@ -111,9 +110,10 @@ class _Checker:
             cause = pack_name(place.pack)
         return cause or self.findings.add(f"{kind} blob {blob.hex()}", "is in no index")
 
-    def _root(self, name: str) -> bytes | Damaged | None:
+    def _root(self, entry: Entry) -> bytes | Damaged | None:
         try:
-            return parse_id(unpacked.read(self._store, self._key, name, SnapshotDocument).tree, name)
+            document = unpacked.read(self._store, self._key, entry.name, SnapshotDocument, entry.size)
+            return parse_id(document.tree, entry.name)
         except NotFound:
             return None  # forgotten since it was listed
         except Damaged as error:

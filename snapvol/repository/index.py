@@ -14,7 +14,7 @@ from snapvol.repository.ids import BlobKind, parse_id
 from snapvol.repository.packs import MOST_BLOBS, SMALLEST, PackedBlob, entry_size, is_sensible
 from snapvol.repository.parallel import mapped
 from snapvol.repository.sealing import OVERHEAD, MasterKey
-from snapvol.stores.base import Store
+from snapvol.stores.base import Entry, Store
 
 MOST_IN_FILE = MOST_BLOBS + 8192  # blobs per index file: at 165 bytes of JSON each, below the format's 8 MiB
 _AHEAD = 4  # index files that are fetched and decompressed while one is entered
@@ -92,23 +92,24 @@ def packs_of(file: IndexFile, what: str) -> Iterator[tuple[bytes, list[PackedBlo
 
 
 def index_files(
-    store: Store, key: MasterKey, names: Sequence[str]
+    store: Store, key: MasterKey, entries: Sequence[Entry]
 ) -> Iterator[tuple[str, list[tuple[bytes, list[PackedBlob]]] | Damaged]]:
-    """Yield each named index's packs, or what is wrong with it.
+    """Yield the name of each index with its packs, or with what is wrong with it.
 
     One that was deleted since it was listed yields nothing. One that another supersedes counts all the same, as with
     stock clients: a blob that is named twice is read from whichever copy is there.
     """
 
-    def text(name: str) -> bytes | Damaged | None:
+    def text(entry: Entry) -> bytes | Damaged | None:
         try:
-            return unpacked.read_text(store, key, name)
+            return unpacked.read_text(store, key, entry.name, entry.size)
         except Damaged as error:
             return error
         except NotFound:
             return None
 
-    for name, found in zip(names, mapped(text, names, _AHEAD), strict=True):
+    for entry, found in zip(entries, mapped(text, entries, _AHEAD), strict=True):
+        name = entry.name
         if isinstance(found, Damaged):
             yield name, found
         elif found is not None:

@@ -223,7 +223,7 @@ def others(store: Store, key: MasterKey) -> Iterator[tuple[str, LockDocument | N
     for entry in list(store.list("locks/")):
         name = entry.name.removeprefix("locks/")
         try:
-            yield name, unpacked.read(store, key, entry.name, LockDocument)
+            yield name, unpacked.read(store, key, entry.name, LockDocument, entry.size)
         except NotFound:
             continue  # released or refreshed since it was listed
         except Damaged:

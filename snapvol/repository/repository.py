@@ -121,7 +121,7 @@ class Repository:
         """
         packs, alone = self._present_packs()
         self.damaged_indexes = []
-        for name, found in index_files(self.store, self._key, [entry.name for entry in self._listed("index/")]):
+        for name, found in index_files(self.store, self._key, self._listed("index/")):
             if isinstance(found, Damaged):
                 log.warning("an index is left out: %s", found)
                 self.damaged_indexes.append((name, found))
@@ -216,9 +216,11 @@ class Repository:
             RepositoryUnreachable: the listing, or a snapshot in it, could not be read whole.
         """
         self.damaged_snapshots = []
-        names = [entry.name.removeprefix("snapshots/") for entry in self._listed("snapshots/")]
+        entries = self._listed("snapshots/")
         documents = []
-        for name, document in zip(names, mapped(self._snapshot, names, IN_FLIGHT), strict=True):
+        read = mapped(lambda entry: self._snapshot(entry.name, entry.size), entries, IN_FLIGHT)
+        for entry, document in zip(entries, read, strict=True):
+            name = entry.name.removeprefix("snapshots/")
             if isinstance(document, Damaged):
                 self.damaged_snapshots.append((name, document))
             elif document is not None:
@@ -235,7 +237,7 @@ class Repository:
             Damaged: it cannot be read.
         """
         if len(text) == 64 and is_name(f"snapshots/{text}"):
-            whole = self._snapshot(text)
+            whole = self._snapshot(f"snapshots/{text}")
             if isinstance(whole, Damaged):
                 raise whole
             if whole is None:
@@ -338,11 +340,12 @@ class Repository:
         packs = {bytes.fromhex(entry.name[-64:]): entry.size for entry in self.store.list("data/")}
         return packs, not locks.shared(self.store, self._key, self._lock.id)
 
-    def _snapshot(self, name: str) -> SnapshotDocument | Damaged | None:
-        if name in self._documents:
-            return self._documents[name]
+    def _snapshot(self, name: str, size: int | None = None) -> SnapshotDocument | Damaged | None:
+        known = self._documents.get(name.removeprefix("snapshots/"))
+        if known is not None and size is not None:
+            return known  # listed, so not forgotten; and what a name stands for never changes
         try:
-            return unpacked.read(self.store, self._key, f"snapshots/{name}", SnapshotDocument)
+            return unpacked.read(self.store, self._key, name, SnapshotDocument, size)
         except NotFound:
             return None  # forgotten since it was listed
         except Damaged as error:

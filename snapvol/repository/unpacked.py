@@ -27,25 +27,25 @@ def write(store: Store, key: MasterKey, directory: str, document: object) -> str
     return name
 
 
-def read(store: Store, key: MasterKey, name: str, kind: type[T]) -> T:
-    """Return the object called ``name`` as a ``kind``.
+def read(store: Store, key: MasterKey, name: str, kind: type[T], size: int | None = None) -> T:
+    """Return the object called ``name`` as a ``kind``; ``size`` as in `read_text`.
 
     Raises:
         NotFound: there is none.
         Damaged: its bytes are not those that its name states, or are not such a document.
     """
-    return decode(read_text(store, key, name), kind, f"{name} in {store.location}")
+    return decode(read_text(store, key, name, size), kind, f"{name} in {store.location}")
 
 
-def read_text(store: Store, key: MasterKey, name: str) -> bytes:
-    """Return the JSON of the object called ``name``.
+def read_text(store: Store, key: MasterKey, name: str, size: int | None = None) -> bytes:
+    """Return the JSON of the object called ``name``; ``size`` is its bytes where a listing told them: one request less.
 
     Raises:
         NotFound: there is none.
         Damaged: its bytes are not those that its name states.
     """
     what = f"{name} in {store.location}"
-    if store.size(name) > LARGEST:
+    if (store.size(name) if size is None else size) > LARGEST:
         raise Damaged(f"{what} is too large")
     sealed = store.get(name)
     if name != CONFIG and sha256(sealed).hexdigest() != name.rpartition("/")[2]:
