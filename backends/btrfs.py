@@ -135,17 +135,19 @@ class Btrfs(Trees):
     def _remove(self, path: Path) -> None:
         refuse_mounted(path, f"{path} is not removed")
         numbers = [number for root in _roots_in(path) for number in reversed(_with_nested(root))]
-        filesystem = self._known_filesystem(path)
-        limited = [number for number in numbers if subvolume.limit(filesystem, number) is not None]
         for number in numbers:
             subvolume.delete(self._place.root, number)
         if numbers:
             self._sync(self._place.root)  # or a power cut would bring them back
-        for number in limited:
-            # Newer kernels remove the quota themselves when the blocks are freed; until then it is busy.
+        if subvolume.quotas_on(self._known_filesystem(self._place.root)):
+            self._forget_quotas(numbers)
+        remove_tree(path)
+
+    def _forget_quotas(self, numbers: Sequence[int]) -> None:
+        for number in numbers:
+            # Newer kernels do it themselves when the blocks are freed; until then it is busy.
             with suppress(ToolFailed):
                 shell.run("btrfs", "qgroup", "destroy", f"0/{number}", self._place.root)
-        remove_tree(path)
 
     def _known_filesystem(self, root: Path) -> str:
         if self._filesystem is None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from snapvol.backends.durable import Unreadable
-from snapvol.errors import NoSpace, PoolUnavailable, StorageFailed, ToolFailed
+from snapvol.errors import NoSpace, PoolUnavailable, StorageFailed
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _GONE = (errno.EROFS, errno.ENODEV, errno.ENXIO, errno.ESTALE, errno.ESHUTDOWN, errno.EHOSTDOWN, errno.ENOTCONN)
@@ -32,7 +32,7 @@ def explained(what: str) -> Iterator[None]:
         raise StorageFailed(f"{what}: {error}") from error
     except NoSpace as error:
         raise NoSpace(f"{what}: {error.message}", error.hint) from error
-    except ToolFailed as error:
+    except StorageFailed as error:
         raise StorageFailed(f"{what}: {error.message}", error.hint) from error
 
 

@@ -240,6 +240,7 @@ def test_files_that_come_and_go_do_not_fail_a_copy(filesystem: Callable[[str], P
     root = pool.backend.mount(web)
     for number in range(300):
         (root / f"still{number}").write_text("x")
+    (root / "always").write_text("0")
     ended = threading.Event()
 
     def churn() -> None:
@@ -249,6 +250,8 @@ def test_files_that_come_and_go_do_not_fail_a_copy(filesystem: Callable[[str], P
             for slot in range(20):
                 (root / f"t{slot}.{number}").write_text("x" * 100)
                 (root / f"t{slot}.{number}").unlink()
+            (root / "fresh").write_text(str(number))
+            os.replace(root / "fresh", root / "always")
 
     writer = threading.Thread(target=churn)
     writer.start()
@@ -259,7 +262,9 @@ def test_files_that_come_and_go_do_not_fail_a_copy(filesystem: Callable[[str], P
         writer.join()
     for snapshot in made:
         with pool.backend.open_snapshot(snapshot) as tree:
-            assert {f"still{number}" for number in range(300)} <= set(contents(tree.root))
+            files = contents(tree.root)
+            assert {f"still{number}" for number in range(300)} | {"always"} <= set(files)
+            assert files["always"].isdigit()
     pool.backend.destroy(web)
     assert pool.leaks() == []
     pool.backend.close()

@@ -14,6 +14,8 @@ from snapvol.model import Damage, Snapshot, Volume, new_id, now
 from support import filesystems
 from support.memory import Memory
 
+# btrfs frees what was removed after a commit, by default every 30 s.
+OPTIONS = {"ext4": "defaults", "xfs": "defaults", "btrfs": "commit=1"}
 TOP = 5  # the number of a btrfs's own subvolume
 SIZES = {"ext4": 64 << 20, "xfs": 320 << 20, "btrfs": 512 << 20}
 
@@ -144,7 +146,7 @@ def mounts(place: Path) -> Iterator[Callable[[str], Path]]:
 
         def mounted(kind: str) -> Path:
             if kind not in made:
-                made[kind] = stack.enter_context(filesystems.mounted(kind, place, SIZES[kind]))
+                made[kind] = stack.enter_context(filesystems.mounted(kind, place, SIZES[kind], OPTIONS[kind]))
             return made[kind]
 
         yield mounted
