@@ -14,6 +14,8 @@ from snapvol.errors import SnapvolError
 from snapvol.service.service import Service
 
 log = logging.getLogger(__name__)
+SOON_SECONDS = 1
+LATER_SECONDS = 60  # measuring is for an hour in which dockerd is not just asking for all its volumes
 POOLS_SECONDS = 10
 USERS_SECONDS = 30
 TRASH_SECONDS = 60
@@ -24,11 +26,11 @@ class Housekeeping:
     """The timed tasks of one daemon."""
 
     def __init__(self, service: Service) -> None:
-        self._tasks: dict[str, tuple[Callable[[], object], int]] = {
-            "pools": (service.refresh_pools, POOLS_SECONDS),
-            "users": (service.refresh_users, USERS_SECONDS),
-            "trash": (service.expire_trash, TRASH_SECONDS),
-            "usage": (service.refresh_usage, USAGE_SECONDS),
+        self._tasks: dict[str, tuple[Callable[[], object], int, int]] = {
+            "pools": (service.refresh_pools, SOON_SECONDS, POOLS_SECONDS),
+            "users": (service.refresh_users, SOON_SECONDS, USERS_SECONDS),
+            "trash": (service.expire_trash, SOON_SECONDS, TRASH_SECONDS),
+            "usage": (service.refresh_usage, LATER_SECONDS, USAGE_SECONDS),
         }
         self._threads = ThreadPoolExecutor(len(self._tasks), thread_name_prefix="housekeeping")
         self._failed: dict[str, str] = {}
@@ -39,10 +41,10 @@ class Housekeeping:
         )
 
     def start(self) -> None:
-        """Begin; each task's first run is soon."""
-        soon = datetime.now(UTC) + timedelta(seconds=1)
-        for name, (_, seconds) in self._tasks.items():
-            self._scheduler.add_job(self._run, "interval", (name,), seconds=seconds, id=name, next_run_time=soon)
+        """Begin."""
+        for name, (_, first, seconds) in self._tasks.items():
+            begin = datetime.now(UTC) + timedelta(seconds=first)
+            self._scheduler.add_job(self._run, "interval", (name,), seconds=seconds, id=name, next_run_time=begin)
         self._scheduler.start()
 
     async def _run(self, name: str) -> None:

@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 LARGEST_BODY = 1024**2  # bytes
 READ_SECONDS = 30.0  # for the headers, and again for the body
 FINISH_SECONDS = 10.0  # for requests in flight when we stop
+_ACCEPTED_AT_ONCE = 32
 _LINGER_SECONDS = 2.0  # a body that we refuse is read away for so long, so that its sender can read why
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
@@ -136,7 +137,9 @@ class Edge:
     async def listen(self, listener: Listener) -> None:
         """Begin to serve a unix socket that listens already."""
         await self._runner.setup()
-        await web.SockSite(self._runner, listener.socket, backlog=BACKLOG).start()
+        # asyncio accepts as many connections as the backlog holds before it does anything else: a flood would stop all.
+        await web.SockSite(self._runner, listener.socket, backlog=_ACCEPTED_AT_ONCE).start()
+        listener.socket.listen(BACKLOG)
 
     async def listen_tcp(self, host: str, port: int) -> int:
         """Begin to serve an address; return the port, which the system chooses for 0."""

@@ -43,10 +43,10 @@ NOTHING = 0
 
 
 def connect(path: Path, seconds: float = 10) -> socket.socket:
-    """Return a connection to the socket at ``path``."""
+    """Return a connection to the socket at ``path``; waits where its backlog is full, as Docker does."""
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    connection.settimeout(seconds)
     connection.connect(str(path))
+    connection.settimeout(seconds)
     return connection
 
 

@@ -28,7 +28,13 @@ class Tasks:
         return task
 
 
-def test_every_task_runs_soon_and_in_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("POOLS", "USERS", "TRASH", "USAGE", "SOON", "LATER"):
+        monkeypatch.setattr(f"snapvol.daemon.housekeeping.{name}_SECONDS", 1)
+
+
+def test_every_task_runs_soon_and_in_a_thread(quick: None) -> None:
     async def main() -> list[str]:
         tasks: Any = Tasks(lambda: None)
         housekeeping = Housekeeping(tasks)
@@ -41,10 +47,7 @@ def test_every_task_runs_soon_and_in_a_thread(monkeypatch: pytest.MonkeyPatch) -
     assert asyncio.run(main()) == [f"{name} in housekeeping" for name in names]
 
 
-def test_a_slow_task_is_not_started_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("POOLS", "USERS", "TRASH", "USAGE"):
-        monkeypatch.setattr(f"snapvol.daemon.housekeeping.{name}_SECONDS", 1)
-
+def test_a_slow_task_is_not_started_twice(quick: None) -> None:
     async def main() -> list[str]:
         go = threading.Event()
         tasks: Any = Tasks(lambda: go.wait(10))
