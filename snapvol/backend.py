@@ -120,9 +120,9 @@ class Backend(ABC):
     def open(self, *, expected: str | None = None) -> str:
         """Make the pool ready: create what it needs on first use, finish or undo what a kill interrupted.
 
-        Only one process has a pool open: the daemon. Safe to call again while no other call is under way. Workers beside it construct the backend
-        without opening it, and may then call what only reads: `volumes`, `trashed`, `snapshots`, `mountpoint`,
-        `open_snapshot`, `changes`.
+        Only one process has a pool open: the daemon. Safe to call again while no other call is under way. Workers
+        beside it construct the backend without opening it, and may then call what only reads: `volumes`, `trashed`,
+        `snapshots`, `mountpoint`, `open_snapshot`, `changes`.
 
         Args:
             expected: the id that an earlier `open` returned, where the pool was in use before: then nothing is
@@ -190,7 +190,7 @@ class Backend(ABC):
 
     @abstractmethod
     def usage(self, volume: Volume) -> Usage:
-        """Measure. May take long where the storage keeps no counts."""
+        """Measure. May take long where the storage keeps no counts; where it does, they lag behind by its commits."""
 
     @abstractmethod
     def destroy(self, volume: Volume) -> None:
