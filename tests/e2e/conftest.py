@@ -16,6 +16,7 @@ from support import containers, filesystems, leftovers, needs, servers
 from support.containers import Docker, Podman
 from support.servers import Snapvol
 
+Hosts = Callable[..., Snapvol]
 _numbers = itertools.count(1)
 
 
@@ -106,8 +107,11 @@ def _engine(place: Path, plugins: Path) -> Iterator[Docker]:
 
 
 @pytest.fixture
-def docker(_engine: Docker) -> Iterator[Docker]:
-    """The session's Docker Engine, running, without containers."""
+def docker(_engine: Docker, snapvol: Hosts) -> Iterator[Docker]:
+    """The session's Docker Engine, running, without containers.
+
+    It asks for `snapvol` so that its containers end while their volumes' daemon is still there to be told.
+    """
     if not _engine.server.running:
         _engine.start()
     yield _engine
@@ -116,8 +120,8 @@ def docker(_engine: Docker) -> Iterator[Docker]:
 
 
 @pytest.fixture
-def own_docker(place: Path) -> Iterator[Callable[..., Docker]]:
-    """Make Docker Engines that a test may kill and whose state it owns; ``plugins`` is the directory of sockets."""
+def own_docker(place: Path, snapvol: Hosts) -> Iterator[Callable[..., Docker]]:
+    """Make Docker Engines that a test may kill and whose state it owns; their ``plugins`` is for a daemon's sockets."""
     with ExitStack() as stack:
 
         def make(live_restore: bool = False) -> Docker:
@@ -128,7 +132,7 @@ def own_docker(place: Path) -> Iterator[Callable[..., Docker]]:
 
 
 @pytest.fixture
-def podman(place: Path, plugins: Path) -> Iterator[Podman]:
+def podman(place: Path, plugins: Path, snapvol: Hosts) -> Iterator[Podman]:
     """Podman with storage of its own, which finds the driver ``snapvol`` at the socket that Docker's has."""
     with containers.podman(place / f"podman-{next(_numbers)}", {"snapvol": plugins / "snapvol.sock"}) as pods:
         yield pods
@@ -161,12 +165,12 @@ def pool(filesystem: Callable[..., Path], place: Path) -> Callable[[str], dict[s
 
 
 @pytest.fixture
-def snapvol(place: Path, plugins: Path, pool: Callable[[str], dict[str, Any]]) -> Iterator[Callable[..., Snapvol]]:
+def snapvol(place: Path, plugins: Path, pool: Callable[[str], dict[str, Any]]) -> Iterator[Hosts]:
     """Make snapvol daemons, started and ready.
 
     ``snapvol("btrfs")`` has a pool of that kind and a local repository, and is Docker's and Podman's driver
-    ``snapvol``. ``repository`` gives another ``[repositories.default]``, ``driver`` another name for a second host,
-    ``start=False`` leaves the start to the test, every other keyword is a section of the settings.
+    ``snapvol``. ``repository`` gives another ``[repositories.default]``, ``sockets`` another engine's plugin directory,
+    ``driver`` another name, ``start=False`` leaves the start to the test; other keywords are sections of the settings.
     """
     made: list[Snapvol] = []
 

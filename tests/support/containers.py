@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,12 +17,6 @@ from support.process import Result, Server, run
 IMAGE = "busybox"
 _ENGINE = "/usr/sbin/dockerd"
 _CLIENT = "/usr/bin/docker"  # the client of this engine, also where a newer one comes first on the search path
-# Debian's own busybox has no installer of its links.
-_APPLETS = (
-    "sh cat cp date dd df echo false find head id ls ln md5sum mkdir mount mv ps rm sha256sum sleep stat sync tail "
-    "touch true wc"
-)
-
 # dockerd looks for plugins in one fixed directory. In a mount namespace of its own it finds this session's there, and
 # no stale socket of anybody else can stall it; mounts made outside are still seen inside.
 _NAMESPACE = """\
@@ -42,9 +37,10 @@ def image_archive(place: Path) -> Path:
         root = place / "busybox"
         for directory in ("bin", "tmp", "image", "proc", "sys", "dev", "etc"):
             (root / directory).mkdir(parents=True)
-        run("cp", "/bin/busybox", root / "bin/busybox")
-        for applet in _APPLETS.split():
-            (root / "bin" / applet).symlink_to("busybox")
+        shutil.copy("/bin/busybox", root / "bin")
+        for applet in run("/bin/busybox", "--list").stdout.split():
+            if applet != "busybox":
+                (root / "bin" / applet).symlink_to("busybox")
         (root / "image/from-image").write_text("from the image\n")
         run("tar", "--create", "--file", archive, "--directory", root, ".")
     return archive
