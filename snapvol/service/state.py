@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 VERSION = 1
 MOST_LOG_LINES = 2000  # of one job; what comes after them is dropped, with a line that says so
-MOST_JOBS = 2000
+MOST_JOBS = 1000
 MOST_EVENTS = 20_000
 
 _SCHEMA = f"""
@@ -84,16 +84,23 @@ class StateDatabase:
     # -- opening ------------------------------------------------------------------------------------------------
 
     def _opened(self) -> sqlite3.Connection:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
             return self._connect()
+        except (OSError, sqlite3.OperationalError) as error:
+            # Full, read-only, locked: the file may be whole. Go on without it; the next start looks again.
+            return self._begun(sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False),
+                               f"cannot be used ({error}); history is kept in memory only")  # fmt: skip
         except sqlite3.DatabaseError as error:
             aside = self._move_aside()
-            log.warning("%s: %s; moved to %s, history begins anew", self.path, error, aside)
-            connection = self._connect()
-            self._connection = connection
-            self.add_event("state", "state.db", f"the database could not be read ({error}); moved to {aside}")
-            return connection
+            return self._begun(self._connect(), f"could not be read ({error}); moved to {aside}, history begins anew")
+
+    def _begun(self, connection: sqlite3.Connection, why: str) -> sqlite3.Connection:
+        log.warning("%s: %s", self.path, why)
+        connection.executescript(_SCHEMA)
+        self._connection = connection
+        self.add_event("state", "state.db", why)
+        return connection
 
     def _connect(self) -> sqlite3.Connection:
         os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from snapvol.api import JobInfo, JobState
@@ -365,6 +366,21 @@ def test_T37_labels_that_only_docker_has_are_recorded_with_the_volume(
     monkeypatch.setattr(Docker, "labels", lambda docker, volume: None)  # no answer is never "no labels"
     back_up(service, "web")
     assert service.volume("web").labels == {"com.docker.compose.project": "shop"}
+
+
+def test_T42_the_password_is_in_no_history_log_or_answer(service: Service) -> None:
+    file = password_file(service)
+    secret = file.read_text().strip()
+    fill(service, "web", a=b"x")
+    job = back_up(service, "web")
+    file.write_text(f"{secret}-wrong\n")
+    failed = service.jobs.wait(
+        service.jobs.submit("verify", "x", {"backup": "ab", "repository": "default"}).id, SECONDS
+    )
+    assert failed.error_kind == "WrongPassword"
+    told = msgspec.json.encode([job, failed, service.jobs.log(failed.id), service.reports.status(), service.config()])
+    stored = b"".join(path.read_bytes() for path in service.settings.daemon.root.glob("state.db*"))
+    assert secret.encode() not in told + stored
 
 
 def test_the_in_memory_pool_can_be_backed_up_too(tmp_path: Path) -> None:

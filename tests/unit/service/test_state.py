@@ -115,6 +115,20 @@ def test_the_database_of_a_later_version_is_not_written(path: Path) -> None:
     database.close()
 
 
+def test_a_database_that_cannot_be_opened_now_is_left_where_it_is(path: Path) -> None:
+    StateDatabase(path).close()
+    kept = path.with_name("kept")
+    path.rename(kept)
+    path.mkdir()  # as good as a full disk: opening fails, and says nothing of the contents
+    database = StateDatabase(path)
+    (event,) = database.events("state.db")
+    assert "history is kept in memory only" in event.message
+    database.save_job(job("j1"))
+    assert database.jobs() == [job("j1")]
+    database.close()
+    assert path.is_dir()
+
+
 def test_a_failing_database_does_not_fail_the_work(path: Path) -> None:
     database = StateDatabase(path)
     database.close()

@@ -1,0 +1,112 @@
+"""A daemon that is killed in the middle of a job, for real: what its successor finds, and what it makes of it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from snapvol.api import JobInfo, JobState
+from snapvol.errors import NotReady
+from snapvol.model import State
+from snapvol.service.repositories import initialise
+from snapvol.service.service import Service
+from support.process import Server, wait_until
+from support.service import FakeKernel, directory_service
+
+SECONDS = 60.0
+SIZE = 96 << 20
+
+DAEMON = """
+import sys, time
+from pathlib import Path
+from snapvol import settings
+from snapvol.service.service import Service
+root, what = sys.argv[1:]
+service = Service(settings.load(Path(root, "config.toml"), {"SNAPVOL_ROOT": root}))
+service.start()
+match what:
+    case "backup":
+        job = service.backups.back_up(["web"])[0]
+    case "restore":
+        job = service.backups.restore("web", volume="web2")
+    case "in place":
+        job = service.backups.restore("web", in_place=True)
+    case "path":
+        job = service.backups.restore("web", in_place=True, path="d")
+while service.jobs.get(job.id).progress.bytes_done == 0:
+    time.sleep(0.01)
+print(job.id, service.jobs._jobs[job.id].worker._child.pid, flush=True)
+time.sleep(600)
+"""
+
+
+def prepared(root: Path) -> None:
+    service = directory_service(root)
+    initialise(service.settings, "default")
+    service.create_volume("web")
+    data = service.mountpoint("web")
+    (data / "d").mkdir()
+    (data / "d" / "big").write_bytes(os.urandom(SIZE))
+    (job,) = service.backups.back_up(["web"])
+    assert service.jobs.wait(job.id, SECONDS).state is JobState.DONE
+    (data / "d" / "big").write_bytes(os.urandom(SIZE))
+    (data / "d" / "left-over").write_bytes(b"x")
+    service.close()
+
+
+def contents(data: Path) -> Mapping[str, bytes]:
+    return {str(path.relative_to(data)): path.read_bytes() for path in data.rglob("*") if path.is_file()}
+
+
+def killed_while(root: Path, what: str) -> str:
+    """Begin a job in a daemon, kill the daemon once the job's worker moves bytes, and return the job's id."""
+    daemon = Server([sys.executable, "-c", DAEMON, root, what], log=root / "daemon.log")
+    daemon.ready(lambda: daemon.output().endswith("\n") and len(daemon.output().splitlines()[-1].split()) == 2, SECONDS)
+    job, worker = daemon.output().splitlines()[-1].split()
+    daemon.kill_9()
+    wait_until(lambda: not _alive(int(worker)), 5, "the worker to end with its daemon")
+    return job
+
+
+def _alive(pid: int) -> bool:
+    with suppress(FileNotFoundError, ProcessLookupError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
+def retried(service: Service, job: str) -> JobInfo:
+    return service.jobs.wait(service.jobs.retry(job).id, SECONDS)
+
+
+@pytest.mark.parametrize("what", ["backup", "restore", "in place", "path"])
+def test_T38_what_a_killed_daemon_leaves_is_as_before_or_is_told_and_can_be_retried(tmp_path: Path, what: str) -> None:
+    root = tmp_path / "root"
+    prepared(root)
+    before = contents(root / "pool" / "volumes" / "web" / "data")
+    job = killed_while(root, what)
+    service = directory_service(root, FakeKernel())
+    try:
+        info = service.jobs.get(job)
+        assert (info.state, info.error) == (JobState.INTERRUPTED, "interrupted: the daemon was stopped")
+        assert contents(service.mountpoint("web")) == before
+        assert service.volume("web").state is State.READY
+        assert service.snapshots("web") == []
+        if what == "restore":
+            assert service.volume("web2").state is State.FAILED
+            with pytest.raises(NotReady):
+                service.mount("web2", "holder")
+        assert any(it.subject.endswith("of 'web2'" if what == "restore" else "of 'web'") for it in
+                   service.reports.status().findings)  # fmt: skip
+        again = retried(service, job)
+        assert (again.state, again.error) == (JobState.DONE, None)
+        if what != "backup":
+            restored = contents(service.mountpoint("web2" if what == "restore" else "web"))
+            assert list(restored) == ["d/big"]
+            assert restored["d/big"] != before["d/big"]
+    finally:
+        service.close()
