@@ -200,16 +200,16 @@ class BlobIndex:
         """Return the ids of all packs."""
         return list(self._packs)
 
+    def blobs(self) -> Iterator[tuple[bytes, PackedBlob]]:
+        """Yield every blob with the id of its pack, each copy by itself, in no order."""
+        for kind, buckets in self._buckets.items():
+            for bucket in list(buckets.values()):
+                for blob, number, offset, length, plain in _RECORD.iter_unpack(bytes(bucket)):
+                    yield self._packs[number], PackedBlob(blob, kind, offset, length, plain)
+
     def blobs_of(self, pack: bytes) -> list[PackedBlob]:
         """Return the blobs of one pack; this looks at all of them."""
-        wanted = self._numbers[pack]
-        return [
-            PackedBlob(blob, kind, offset, length, plain)
-            for kind, buckets in self._buckets.items()
-            for bucket in list(buckets.values())
-            for blob, number, offset, length, plain in _RECORD.iter_unpack(bytes(bucket))
-            if number == wanted
-        ]
+        return [blob for other, blob in self.blobs() if other == pack]
 
     def expected(self) -> list[tuple[bytes, int, int]]:
         """Return every pack's id with the bytes that its blobs and header take, and the number of its blobs."""
