@@ -37,12 +37,14 @@ class Plugin:
         service: what it serves.
         turns: where blocking work runs.
         metrics: where durations are noted.
+        changed: hears of volumes that were made or used.
     """
 
-    def __init__(self, service: Service, turns: Turns, metrics: Metrics) -> None:
+    def __init__(self, service: Service, turns: Turns, metrics: Metrics, changed: Callable[[str], None]) -> None:
         self._service = service
         self._turns = turns
         self._metrics = metrics
+        self._changed = changed
         self._creating: dict[str, tuple[dict[str, str], asyncio.Task[object]]] = {}
         self._removing: dict[str, asyncio.Task[object]] = {}
         self._bodiless: dict[str, Callable[[], bytes]] = {
@@ -143,6 +145,7 @@ class Plugin:
             await within(ANSWER_SECONDS, under_way[1])
         except Late:
             raise NotReady(f"volume '{name}' is still being created", "ask again in a few seconds") from None
+        self._changed(name)
         return wire.DONE
 
     def _created(self, name: str, task: asyncio.Task[object]) -> None:
@@ -183,6 +186,8 @@ class Plugin:
             # An error would put Docker's count of mounts wrong for ever (G7); the kernel tells us what is in use.
             if not isinstance(error, NotFound):
                 log.warning("unmount %s: %s", name, error)
+        else:
+            self._changed(name)
         return wire.DONE
 
     def _unmount_for(self, name: str, holder: str, pid: int | None) -> None:

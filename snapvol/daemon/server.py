@@ -90,9 +90,9 @@ class Daemon:
 
     async def _serve(self, service: Service, began: float) -> list[str]:
         metrics, turns = Metrics(service), Turns(VOLUMES_AT_ONCE)
-        admin = Admin(service, metrics)
-        plugin_edge, api_edge = Edge(Plugin(service, turns, metrics).answer, 0.5), Edge(admin.answer, 0.25)
         exposition, housekeeping = Exposition(metrics), Housekeeping(service)
+        plugin, admin = Plugin(service, turns, metrics, housekeeping.changed), Admin(service, metrics)
+        plugin_edge, api_edge = Edge(plugin.answer, 0.5), Edge(admin.answer, 0.25)
         # What lives as long as the daemon need not be looked at by every collection, in the middle of an answer.
         gc.collect()
         gc.freeze()

@@ -223,7 +223,9 @@ class Served:
         self.metrics = Metrics(self.service)
         self.turns = Turns(8)
         self.admin = Admin(self.service, self.metrics)
-        handlers = (Plugin(self.service, self.turns, self.metrics).answer, self.admin.answer)
+        self.changed: list[str] = []
+        plugin = Plugin(self.service, self.turns, self.metrics, self.changed.append)
+        handlers = (plugin.answer, self.admin.answer)
         for handler, listener in zip(handlers, listeners, strict=True):
             edge = Edge(handler, 0.1)
             await edge.listen(listener)

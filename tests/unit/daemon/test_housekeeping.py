@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -20,9 +21,10 @@ class Tasks:
         self.runs: list[str] = []
         self.work = work
 
-    def __getattr__(self, name: str) -> Callable[[], None]:
-        def task() -> None:
-            self.runs.append(f"{name} in {threading.current_thread().name.partition('_')[0]}")
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        def task(*volumes: str) -> None:
+            thread = threading.current_thread().name.partition("_")[0]
+            self.runs.append(f"{name}({volumes[0]})" if volumes else f"{name} in {thread}")
             self.work()
 
         return task
@@ -85,3 +87,21 @@ def test_a_failure_is_said_when_it_begins_and_when_it_ends(caplog: pytest.LogCap
         "housekeeping of pools fails: pool 'tank' is not there",
         "housekeeping of pools works again",
     ]
+
+
+def test_a_volume_is_measured_after_use_and_not_all_the_time() -> None:
+    async def main() -> list[str]:
+        tasks: Any = Tasks(lambda: time.sleep(0.01))
+        housekeeping = Housekeeping(tasks)
+        for _ in range(10):
+            housekeeping.changed("web")
+            housekeeping.changed("db")
+        await asyncio.sleep(0.2)
+        housekeeping.changed("web")  # less than a hundred times as long ago as it took
+        await asyncio.sleep(1.2)
+        housekeeping.changed("web")
+        await asyncio.sleep(0.1)
+        housekeeping.stop()
+        return list(tasks.runs)
+
+    assert asyncio.run(main()) == ["refresh_usage(web)", "refresh_usage(db)", "refresh_usage(web)"]

@@ -349,3 +349,9 @@ def test_errors_of_a_restore_reach_the_mounter(served: Any) -> None:
     served.service.steps["mount"] = restoring
     answer = raw.plugin(served.plugin, "Mount", {"Name": "web", "ID": "x"})
     assert answer.err == "volume 'web' is being restored: 43 %; try again in about 2 min"
+
+
+def test_who_measures_hears_of_volumes_made_and_used(served: Any) -> None:
+    for verb, heard in (("Create", 1), ("Mount", 1), ("Get", 1), ("Unmount", 2), ("Remove", 2), ("Unmount", 2)):
+        assert raw.plugin(served.plugin, verb, {"Name": "web"}).status == 200
+        assert served.changed == ["web"] * heard
