@@ -11,6 +11,7 @@ from snapvol.engine.progress import Progress
 from snapvol.engine.rebuild import Rebuild, RestoreResult
 from snapvol.engine.target import Target
 from snapvol.errors import Damaged, Refused, StorageFailed
+from snapvol.mountinfo import mounted_below
 from snapvol.repository import Repository
 
 
@@ -66,6 +67,8 @@ def restore(
         with Target(target) as directory:
             if not found and not exact and directory.names(directory.top):
                 raise Refused(f"directory {target} is not empty", "restore into an empty one, or in place")
+            if exact:
+                _refuse_mounts(target)
             _announce(progress, document.summary, found)
             work = Rebuild(repository, directory, exact, progress)
             try:
@@ -76,6 +79,15 @@ def restore(
             finally:
                 work.close()
     return _checked(work.result(), snapshot_id)
+
+
+def _refuse_mounts(target: Path) -> None:
+    """Make sure, before anything is removed, that nothing is mounted in the target."""
+    itself = target.resolve()
+    for mounted in mounted_below(target):
+        if Path(mounted) == itself:
+            continue
+        raise Refused(f"{mounted} is mounted in {target}", f"unmount it first: umount {mounted}")
 
 
 def _announce(progress: Progress, summary: dict[str, object] | None, found: list[Node]) -> None:

@@ -200,13 +200,14 @@ class Seen:
     allocated: int
 
 
-def look(root: Path) -> dict[bytes, Seen]:
-    """Return everything in a tree by its path; the root itself under the empty path."""
+def look(root: Path, *, settled: bool = True) -> dict[bytes, Seen]:
+    """Return everything in a tree by its path; the root itself under the empty path.
+
+    Unless ``settled``, what files take on the disk may not be known yet.
+    """
     allow_depth()
-    sync = os.open(root, _DIRECTORY)
-    os.fsync(sync)
-    os.close(sync)
-    os.sync()  # or st_blocks says nothing yet
+    if settled:
+        os.sync()  # or st_blocks says nothing yet
     seen: dict[bytes, Seen] = {}
     first: dict[tuple[int, int], bytes] = {}
     for path, fd, name in _entries(root):
