@@ -38,6 +38,7 @@ class Housekeeping:
         self._measurer = ThreadPoolExecutor(1, thread_name_prefix="measure")
         self._due: dict[str, float] = {}  # volume → when it may be measured again
         self._failed: dict[str, str] = {}
+        self._stopped = False
         self._scheduler = AsyncIOScheduler(
             timezone=UTC,
             # A run that was missed, by a suspended machine for example, is made up for once, however often it was due.
@@ -67,7 +68,7 @@ class Housekeeping:
 
     def changed(self, volume: str) -> None:
         """Measure a volume soon: it was made or used. At most a hundredth of the time is spent on one volume."""
-        if time.monotonic() >= self._due.get(volume, 0.0):
+        if not self._stopped and time.monotonic() >= self._due.get(volume, 0.0):
             self._due[volume] = float("inf")
             asyncio.get_running_loop().run_in_executor(self._measurer, self._measure, volume)
 
@@ -84,6 +85,7 @@ class Housekeeping:
 
     def stop(self) -> None:
         """Begin nothing more; what runs goes on in its thread."""
+        self._stopped = True
         self._measurer.shutdown(wait=False, cancel_futures=True)
         if self._scheduler.running:
             self._scheduler.shutdown(wait=False)

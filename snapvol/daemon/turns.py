@@ -85,6 +85,7 @@ async def within(seconds: float, task: asyncio.Task[T]) -> T:
     """
     done, _ = await asyncio.wait([task], timeout=seconds)
     if not done:
+        task.remove_done_callback(_report)  # one line, however many waited
         task.add_done_callback(_report)
         raise Late
     return task.result()
