@@ -9,12 +9,16 @@ from __future__ import annotations
 import os
 import stat
 from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 
 import msgspec
 
+from snapvol import units
 from snapvol.backends import durable
+from snapvol.errors import UsageError
 from snapvol.model import Damage, Snapshot, Volume
+from snapvol.names import volume_name
 
 SIDECAR = "volume.json"
 NEXT = "volume.next.json"  # the sidecar of the place that a move leads to
@@ -22,6 +26,8 @@ SNAPSHOT = "snapshot.json"
 DATA = "data"
 OLD = "data.old"  # what a swap replaces
 STAGED = "data.new"
+# No clock is that wrong; and beyond, time zones and terms cannot be added any more.
+_FIRST_YEAR, _LAST_YEAR = 1900, 9000
 
 
 def is_directory(path: Path) -> bool:
@@ -57,7 +63,7 @@ def read_volume(directory: Path, pool: str, *, trash: bool) -> Volume | Damage |
         return None
     try:
         moved = durable.read(directory / NEXT, Volume)
-        if describes(moved, directory, trash=trash):
+        if describes(moved, directory, trash=trash) and _unsound_volume(moved) is None:
             return msgspec.structs.replace(moved, pool=pool)
     except (FileNotFoundError, durable.Unreadable):
         pass  # no move, or one that did not come to pass: the sidecar counts
@@ -67,13 +73,35 @@ def read_volume(directory: Path, pool: str, *, trash: bool) -> Volume | Damage |
         return None
     except durable.Unreadable as error:
         return damage(str(error))
-    if volume.created.tzinfo is None:
-        return damage(f"{SIDECAR} has a time without a zone")
+    unsound = _unsound_volume(volume)
+    if unsound is not None:
+        return damage(f"{SIDECAR} has {unsound}")
     if not describes(volume, directory, trash=trash):
         return damage(f"{SIDECAR} is that of volume '{volume.name}' ({volume.id})")
     if not is_directory(directory / DATA):
         return damage(f"its contents ({DATA}) are missing")
     return msgspec.structs.replace(volume, pool=pool)
+
+
+def _unsound_volume(volume: Volume) -> str | None:
+    """Return what in a sidecar of the right form nobody could work with; None where all can be."""
+    try:
+        volume_name(volume.id)  # it becomes part of a path
+        if "size" in volume.options:
+            units.size(volume.options["size"])
+    except UsageError as error:
+        return f"an id or a size that is none: {error.message}"
+    return _unsound_time(volume.created) or _unsound_time(volume.deleted)
+
+
+def _unsound_time(time: datetime | None) -> str | None:
+    if time is None:
+        return None
+    if time.tzinfo is None:
+        return "a time without a zone"
+    if not _FIRST_YEAR <= time.year <= _LAST_YEAR:
+        return f"a time in the year {time.year}"
+    return None
 
 
 def write_volume(directory: Path, volume: Volume, name: str = SIDECAR) -> None:
@@ -95,8 +123,9 @@ def read_snapshot(directory: Path, volume: Volume) -> Snapshot | Damage | None:
         return None
     except durable.Unreadable as error:
         return damage(str(error))
-    if snapshot.created.tzinfo is None:
-        return damage(f"{SNAPSHOT} has a time without a zone")
+    unsound = _unsound_time(snapshot.created)
+    if unsound is not None:
+        return damage(f"{SNAPSHOT} has {unsound}")
     if snapshot.name != directory.name or snapshot.volume_id != volume.id:
         return damage(f"{SNAPSHOT} is that of '{snapshot.full_name}' ({snapshot.volume_id})")
     if not is_directory(directory / DATA):

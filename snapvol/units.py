@@ -6,7 +6,7 @@ import re
 
 from snapvol.errors import UsageError
 
-_SIZE = re.compile(r"([1-9][0-9]*)\s*([KMGTP]?)(i?B?)\Z", re.IGNORECASE)
+_SIZE = re.compile(r"([1-9][0-9]{0,24})\s*([KMGTP]?)(i?B?)\Z", re.IGNORECASE)
 _POWER = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4, "P": 5}
 LARGEST = 2**60
 

@@ -277,7 +277,7 @@ class Catalog:
             for found, snapshots in live:
                 if isinstance(found, Volume):
                     twin = self.by_id(found.id)
-                    if twin is not None and twin.pool is not pool:
+                    if twin is not None and (twin.pool is not pool or twin.volume.name != found.name):
                         damages.append(_twin(found, pool, twin))
                     else:
                         self._put(_entry(found, pool, snapshots))
@@ -351,11 +351,11 @@ def _entry(volume: Volume, pool: Pool, snapshots: Sequence[Snapshot | Damage]) -
 
 
 def _twin(volume: Volume, pool: Pool, twin: Entry) -> Damage:
-    return Damage(
-        name=volume.name,
-        pool=pool.name,
-        reason=f"pool '{twin.pool.name}' has the same volume (id {volume.id}): one pool is a copy of the other",
-    )
+    if twin.pool is pool:
+        reason = f"it has the id of volume '{twin.volume.name}' ({volume.id}): one is a copy of the other"
+    else:
+        reason = f"pool '{twin.pool.name}' has the same volume (id {volume.id}): one pool is a copy of the other"
+    return Damage(name=volume.name, pool=pool.name, reason=reason)
 
 
 def _snapshots(backend: Backend, volume: Volume | Damage) -> Sequence[Snapshot | Damage]:

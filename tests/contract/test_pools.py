@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from snapvol.errors import NotFound, NotReady, PoolUnavailable, Refused, SettingsError, SnapvolError, StorageFailed
-from snapvol.model import Damage, new_id
+from snapvol.model import Damage, new_id, now
 from support import storage
 from support.process import run
 from support.storage import Pool, contents, record
@@ -185,6 +185,12 @@ DAMAGES = {
     "wrong type": ('{"id": 5, "name": "web", "created": "2026-11-20T03:00:00Z"}', "Expected `str`, got `int`"),
     "wrong shape": ("[]", "Expected `object`, got `array`"),
     "no zone": ('{"id": "x", "name": "web", "created": "2026-11-20T03:00:00"}', "a time without a zone"),
+    "no calendar": ('{"id": "x", "name": "web", "created": "9999-12-31T23:59:59-12:00"}', "a time in the year 9999"),
+    "no size": (
+        '{"id": "x", "name": "web", "created": "2026-11-20T03:00:00Z", "options": {"size": "banana"}}',
+        "'banana' is not a size",
+    ),
+    "no id": ('{"id": "../x", "name": "web", "created": "2026-11-20T03:00:00Z"}', "volume name '../x' is not allowed"),
     "other name": ('{"id": "x", "name": "shop", "created": "2026-11-20T03:00:00Z"}', "is that of volume 'shop'"),
 }
 
@@ -208,6 +214,21 @@ def test_a_damaged_sidecar_is_told_and_hides_nothing(tree_pool: Pool, damage: st
     tree_pool.backend.rename(other, "renamed")
     sidecar.write_text(good)
     assert tree_pool.stored("web") == web
+
+
+@pytest.mark.parametrize("deleted", ["2026-11-20T03:00:00", "9999-12-31T23:59:59-12:00"])
+def test_a_time_of_removal_that_nobody_can_count_from_is_told_and_hides_nothing(tree_pool: Pool, deleted: str) -> None:
+    """T41."""
+    bad, good = tree_pool.volume("bad"), tree_pool.volume("good")
+    for volume in (bad, good):
+        tree_pool.backend.trash(volume, now())
+    sidecar = tree_pool.tree / "trash" / bad.id / "volume.json"
+    sidecar.write_text(json.dumps({**json.loads(sidecar.read_text()), "deleted": deleted}))
+    tree_pool.reopen()
+    found = {volume.name: volume for volume in tree_pool.backend.trashed()}
+    assert isinstance(found[bad.id], Damage)
+    assert "a time " in found[bad.id].reason
+    assert found["good"].name == "good"
 
 
 def test_a_volume_without_contents_is_damaged(tree_pool: Pool) -> None:

@@ -18,7 +18,7 @@ def test_sizes(text: str, size: int) -> None:
     assert units.size(text) == size
 
 
-@pytest.mark.parametrize("text", ["", "0", "-1G", "1.5G", "G", "10X", "1e3", "10 G B", "2000000P", "0x10"])
+@pytest.mark.parametrize("text", ["", "0", "-1G", "1.5G", "G", "10X", "1e3", "10 G B", "2000000P", "0x10", "9" * 5000])
 def test_what_is_no_size(text: str) -> None:
     with pytest.raises(UsageError):
         units.size(text)

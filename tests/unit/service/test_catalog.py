@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 from pathlib import Path
 
@@ -147,6 +148,23 @@ def test_a_damaged_sidecar_is_shown_and_hides_nothing_t41(tmp_path: Path, conten
     service.refresh_pools()
     assert not service.volume("bad").damaged
     service.mount("bad", "id1")
+    service.close()
+
+
+def test_a_copied_volume_directory_is_damaged_and_its_origin_works_t41(tmp_path: Path) -> None:
+    service = directory_service(tmp_path)
+    service.create_volume("web")
+    service.close()
+    volumes = tmp_path / "pool/volumes"
+    shutil.copytree(volumes / "web", volumes / "web2")
+    sidecar = volumes / "web2/volume.json"
+    sidecar.write_text(json.dumps({**json.loads(sidecar.read_text()), "name": "web2"}))
+    service = directory_service(tmp_path)
+    infos = by_name(service)
+    assert (infos["web"].damaged, infos["web2"].damaged) == (False, True)
+    assert "it has the id of volume 'web'" in (infos["web2"].error or "")
+    service.remove_volume("web")
+    assert by_name(service).keys() == {"web2"}
     service.close()
 
 
