@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -56,6 +57,7 @@ class Pool:
         self.health = Health(ok=False, problem=self.problem)
         self.seen: list[Seen] = []
         self._mountpoints: dict[str, str] = {}
+        self._writing = threading.Lock()
         self._identity = memory / f"{name}.json"
         self._seen = memory / f"{name}.seen.json"
 
@@ -122,7 +124,8 @@ class Pool:
             for volume in volumes
         ]
         try:
-            _write(self._seen, seen, sync=False)
+            with self._writing:
+                _write(self._seen, seen, sync=False)
         except OSError as error:
             log.warning("%s: %s", self._seen, error)
 
