@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import socket
 
+from snapvol.errors import Refused
+
 FIRST = 3  # sd_listen_fds(3): the first descriptor that is handed over
 
 
@@ -12,6 +14,9 @@ def handed_sockets() -> list[tuple[str, socket.socket]]:
     """Return the sockets that systemd listens on for us, each with its name there, and forget the variables.
 
     Programs that we start must not take them for their own.
+
+    Raises:
+        Refused: what is handed over is no socket.
     """
     pid, count = os.environ.pop("LISTEN_PID", ""), os.environ.pop("LISTEN_FDS", "")
     names = os.environ.pop("LISTEN_FDNAMES", "").split(":")
@@ -19,9 +24,15 @@ def handed_sockets() -> list[tuple[str, socket.socket]]:
         return []
     found = []
     for index in range(int(count)):
-        os.set_inheritable(FIRST + index, False)
         name = names[index] if index < len(names) else ""
-        found.append((name, socket.socket(fileno=FIRST + index)))
+        try:
+            os.set_inheritable(FIRST + index, False)
+            found.append((name, socket.socket(fileno=FIRST + index)))
+        except OSError as error:
+            raise Refused(
+                f"LISTEN_FDS promises {count} sockets, but descriptor {FIRST + index} is none: {error.strerror}",
+                "start the daemon by its unit: systemctl start snapvol",
+            ) from None
     return found
 
 

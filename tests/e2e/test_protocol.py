@@ -441,6 +441,7 @@ listener.listen(4096)
 while not os.path.exists(trigger):
     time.sleep(0.02)
 os.dup2(listener.fileno(), 3)
+os.set_inheritable(3, True)
 os.environ.update(LISTEN_FDS="1", LISTEN_FDNAMES="plugin", LISTEN_PID=str(os.getpid()))
 os.execv(command[0], command)
 """

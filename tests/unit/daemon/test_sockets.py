@@ -221,6 +221,15 @@ def test_handed_sockets_are_ours_only_with_our_pid(monkeypatch: pytest.MonkeyPat
     found.close()
 
 
+def test_a_promise_of_sockets_that_is_not_kept(monkeypatch: pytest.MonkeyPatch, short_path: Path) -> None:
+    with (short_path / "file").open("w") as file:
+        monkeypatch.setattr(systemd, "FIRST", file.fileno())
+        monkeypatch.setenv("LISTEN_PID", str(os.getpid()))
+        monkeypatch.setenv("LISTEN_FDS", "1")
+        with pytest.raises(Refused, match="is none"):
+            systemd.handed_sockets()
+
+
 @pytest.mark.parametrize("abstract", [False, True])
 def test_systemd_hears_of_us(monkeypatch: pytest.MonkeyPatch, short_path: Path, abstract: bool) -> None:
     address = f"\0{short_path}/n" if abstract else f"{short_path}/n"
