@@ -22,6 +22,7 @@ from snapvol.daemon import http, peer, wire
 from snapvol.daemon.metrics import Metrics
 from snapvol.daemon.turns import Late, Turns, within
 from snapvol.errors import InUse, InvalidName, NotFound, NotReady, SnapvolError
+from snapvol.service.pool import Seen
 from snapvol.service.service import Service
 
 log = logging.getLogger(__name__)
@@ -45,12 +46,13 @@ class Plugin:
         self._turns = turns
         self._metrics = metrics
         self._changed = changed
+        self._listed: tuple[list[Seen], bytes] = [], wire.volumes([])
         self._creating: dict[str, tuple[dict[str, str], asyncio.Task[object]]] = {}
         self._removing: dict[str, asyncio.Task[object]] = {}
         self._bodiless: dict[str, Callable[[], bytes]] = {
             "/Plugin.Activate": lambda: wire.IMPLEMENTS,
             "/VolumeDriver.Capabilities": lambda: wire.CAPABILITIES,
-            "/VolumeDriver.List": lambda: wire.volumes(service.volumes()),
+            "/VolumeDriver.List": self._list,
         }
         self._quick: dict[str, Verb] = {"/VolumeDriver.Get": self._get, "/VolumeDriver.Path": self._path}
         self._verbs: dict[str, Verb] = {
@@ -114,6 +116,12 @@ class Plugin:
         return wire.failure(f"{endpoint} came without a body; ask again", 400)
 
     # -- from memory --------------------------------------------------------------------------------------------
+
+    def _list(self) -> bytes:
+        seen = self._service.announced()
+        if seen is not self._listed[0]:
+            self._listed = seen, wire.volumes(seen)
+        return self._listed[1]
 
     async def _get(self, request: BaseRequest, asked: wire.Request) -> bytes:
         try:

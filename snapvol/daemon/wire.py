@@ -15,6 +15,7 @@ from msgspec import Struct, field
 
 from snapvol.api import VolumeInfo
 from snapvol.errors import UsageError
+from snapvol.service.pool import Seen
 
 CONTENT_TYPE = "application/vnd.docker.plugins.v1.1+json"
 IMPLEMENTS = b'{"Implements":["VolumeDriver"]}'
@@ -99,10 +100,9 @@ def volume(info: VolumeInfo) -> bytes:
     return _encode({"Volume": _Volume(info.name, info.mountpoint, info.created, status(info)), "Err": ""})
 
 
-def volumes(infos: Sequence[VolumeInfo]) -> bytes:
-    """Return the answer to List: each name once. Docker drops everything but names and mountpoints."""
-    named = {info.name: info for info in reversed(infos)}  # of two with one name the first is known by it
-    return _encode({"Volumes": [_Volume(it.name, it.mountpoint, it.created) for it in named.values()], "Err": ""})
+def volumes(seen: Sequence[Seen]) -> bytes:
+    """Return the answer to List. Docker drops everything but names and mountpoints."""
+    return _encode({"Volumes": [_Volume(it.name, it.mountpoint, it.created) for it in seen], "Err": ""})
 
 
 def status(info: VolumeInfo) -> dict[str, Any]:

@@ -25,7 +25,7 @@ class Seen(Struct, frozen=True, kw_only=True):
 
     id: str
     name: str
-    created: datetime
+    created: datetime | None
     mountpoint: str
 
 

@@ -20,6 +20,7 @@ from snapvol.service.effective import effective
 from snapvol.service.holders import Client, Holders
 from snapvol.service.kernel import Kernel, Proc
 from snapvol.service.locks import Locks
+from snapvol.service.pool import Seen
 from snapvol.service.pools import Pools, configured
 from snapvol.service.removal import Removal
 from snapvol.service.reports import Reports
@@ -76,6 +77,7 @@ class Service:
             restorer=self.backups,
         )
         self.reports = Reports(self._context, self.backups)
+        self._announced: tuple[object, list[Seen]] | None = None
         self._pools = Pools(catalog)
         self._volumes = Volumes(self._context, kinds)
         self._snapshots = Snapshots(self._context)
@@ -110,6 +112,16 @@ class Service:
         infos += [views.damaged(damage, catalog.pools[damage.pool]) for damage in catalog.damages()]
         infos += [views.missing(self._context, seen, pool) for pool, seen in catalog.missing()]
         return sorted(infos, key=lambda info: (info.name, info.damaged))
+
+    def announced(self) -> list[Seen]:
+        """Return the names and mountpoints of all volumes, each name once: the same list until something changes."""
+        catalog = self._context.catalog
+        found = catalog.entries(), catalog.damages(), catalog.missing()
+        if self._announced is None or self._announced[0] != found:
+            infos = {info.name: info for info in reversed(self.volumes())}  # of two with one name, the first has it
+            seen = [Seen(id=it.id, name=it.name, created=it.created, mountpoint=it.mountpoint) for it in infos.values()]
+            self._announced = found, seen[::-1]
+        return self._announced[1]
 
     def volume(self, name: str) -> VolumeInfo:
         """Return one volume.

@@ -25,6 +25,7 @@ from snapvol.daemon.turns import Turns
 from snapvol.errors import NotFound
 from snapvol.model import State
 from snapvol.service.holders import Client
+from snapvol.service.pool import Seen
 from snapvol.service.service import Service
 
 T = TypeVar("T")
@@ -108,6 +109,12 @@ class FakeService(Service):
         if name not in self.known:
             raise NotFound(f"volume '{name}' does not exist", "see: snapvol ls")
         return self.known[name]
+
+    def announced(self) -> list[Seen]:
+        self._noted("announced", None)
+        return [
+            Seen(id=it.id, name=it.name, created=it.created, mountpoint=it.mountpoint) for it in self.known.values()
+        ]
 
     def mountpoint(self, name: str) -> Path:
         return Path(self.volume(name).mountpoint)
