@@ -223,12 +223,14 @@ def test_a_time_of_removal_that_nobody_can_count_from_is_told_and_hides_nothing(
     for volume in (bad, good):
         tree_pool.backend.trash(volume, now())
     sidecar = tree_pool.tree / "trash" / bad.id / "volume.json"
-    sidecar.write_text(json.dumps({**json.loads(sidecar.read_text()), "deleted": deleted}))
+    whole = sidecar.read_text()
+    sidecar.write_text(json.dumps({**json.loads(whole), "deleted": deleted}))
     tree_pool.reopen()
     found = {volume.name: volume for volume in tree_pool.backend.trashed()}
     assert isinstance(found[bad.id], Damage)
     assert "a time " in found[bad.id].reason
     assert found["good"].name == "good"
+    sidecar.write_text(whole)
 
 
 def test_a_volume_without_contents_is_damaged(tree_pool: Pool) -> None:
