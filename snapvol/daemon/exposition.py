@@ -23,7 +23,7 @@ def metrics_address(text: str) -> tuple[str, int] | None:
     host, colon, port = text.rpartition(":")
     host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
     if not colon or not host or not port.isascii() or not port.isdecimal() or int(port) > 65535:
-        raise SettingsError(f"daemon.metrics: {text!r} is not ADDRESS:PORT", "write 127.0.0.1:9750, or leave it empty")
+        raise SettingsError(f"daemon.metrics: {text!r} is not ADDRESS:PORT", "write 127.0.0.1:9590, or leave it empty")
     return host, int(port)
 
 

@@ -62,9 +62,13 @@ def claim_all(settings: DaemonSettings, handed: list[tuple[str, socket.socket]])
     Raises:
         InUse: somebody answers there.
         Refused: something else is in the way, or others could write there.
-        SettingsError: the path cannot be a socket's.
+        SettingsError: a path cannot be a socket's, or not both sockets'.
     """
     paths = {"plugin": settings.plugin_socket, "api": settings.api_socket}
+    if settings.plugin_socket == settings.api_socket:
+        raise SettingsError(
+            f"daemon.plugin_socket and daemon.api_socket are both {settings.api_socket}", "give each its own path"
+        )
     taken = _adopted(handed, paths)
     try:
         for name, path in paths.items():

@@ -162,6 +162,13 @@ def settings(place: Path) -> DaemonSettings:
     )
 
 
+def test_two_sockets_need_two_paths(short_path: Path) -> None:
+    both = DaemonSettings(plugin_socket=short_path / "s", api_socket=short_path / "s")
+    with pytest.raises(SettingsError, match="are both"):
+        claim_all(both, [])
+    assert not (short_path / "s").exists()
+
+
 def test_a_failure_at_the_second_socket_gives_the_first_back(short_path: Path) -> None:
     (short_path / "a.sock").mkdir()
     with pytest.raises(Refused):
