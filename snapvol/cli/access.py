@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from msgspec import Struct
 
+from snapvol.cli import output
 from snapvol.cli.session import Session
 from snapvol.errors import UsageError
 
@@ -153,8 +155,24 @@ def opened(session: Session, access: Access) -> Iterator[Repository]:
         NotFound: there is no repository.
     """
     name, settings = access.resolve(session)
+    _hear_warnings()
     with _open(name, settings) as repository:
         yield repository
+
+
+class _Notes(logging.Handler):
+    """Warnings of the layers below, such as a storage that is tried again, as notes for people."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a record on one line."""
+        output.note(" ".join(record.getMessage().split()))
+
+
+def _hear_warnings() -> None:
+    log = logging.getLogger("snapvol")
+    if not any(isinstance(handler, _Notes) for handler in log.handlers):
+        log.addHandler(_Notes(logging.WARNING))
+        log.propagate = False
 
 
 def _open(name: str, settings: RepositorySettings) -> Repository:

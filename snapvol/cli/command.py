@@ -13,6 +13,9 @@ from snapvol.errors import UnknownOption, nearest
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
+MOST_NAMED = 10
+"""How many commands an error lists where none is near."""
+
 EXIT_CODES = "0 done, 1 failed, 2 wrong usage, 3 not found, 4 refused, 5 daemon or storage unreachable."
 
 
@@ -98,9 +101,10 @@ class Group(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find the command that the first argument names; an unknown one is told the nearest (T16)."""
         if args[0] not in self.entries and not ctx.resilient_parsing:
-            raise UnknownOption(
-                f"'{ctx.command_path}' has no command '{args[0]}'", nearest(args[0], list(self.entries))
-            )
+            hint = nearest(args[0], list(self.entries))
+            if hint.startswith("valid") and len(self.entries) > MOST_NAMED:
+                hint = f"see: {ctx.command_path} --help"
+            raise UnknownOption(f"'{ctx.command_path}' has no command '{args[0]}'", hint)
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

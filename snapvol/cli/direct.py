@@ -19,7 +19,7 @@ from snapvol.engine import reading, restorer, verifier
 from snapvol.engine.backups import Backup
 from snapvol.engine.node import Node, permissions
 from snapvol.engine.progress import shown as shown_path
-from snapvol.errors import Damaged, SnapvolError, StorageFailed
+from snapvol.errors import Damaged, Refused, SnapvolError, StorageFailed
 from snapvol.model import now
 from snapvol.service import forgetting
 
@@ -135,6 +135,8 @@ def _made(directory: Path) -> Iterator[None]:
     made = not directory.exists()
     try:
         directory.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise Refused(f"{directory} is not a directory", "name a directory, or one that does not exist") from None
     except OSError as error:
         raise StorageFailed(f"directory {directory} cannot be made: {error.strerror}") from None
     try:

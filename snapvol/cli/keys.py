@@ -30,16 +30,17 @@ def add(session: Session, access: Access, new_password_file: Path | None) -> Non
 
     It is asked for twice, or read from a file. The other passwords stay.
     """
+    name, _ = access.resolve(session)
     with opened(session, access) as repository:
-        print(repository.add_key(_new_password(new_password_file))[:8])
+        print(repository.add_key(_new_password(name, new_password_file))[:8])
 
 
-def _new_password(file: Path | None) -> str:
+def _new_password(repository: str, file: Path | None) -> str:
     if file is not None:
         from snapvol.service.repositories import password
         from snapvol.settings import RepositorySettings
 
-        return password("the new password", RepositorySettings(url="/", password_file=file))
+        return password(repository, RepositorySettings(url=repository, password_file=file))
     secret = prompted("New password: ", "no new password", "give it by --new-password-file FILE")
     if prompted("Once more: ", "", "") != secret:
         raise UsageError("the two passwords differ", "type the same one twice")

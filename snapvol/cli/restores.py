@@ -10,7 +10,7 @@ from snapvol.api import JobInfo
 from snapvol.cli import output, waiting
 from snapvol.cli.access import Access, access_options
 from snapvol.cli.command import command
-from snapvol.cli.parameters import BACKUP, NEW_VOLUME, detach_option, dry_run_option, json_option
+from snapvol.cli.parameters import BACKUP, VOLUME, detach_option, dry_run_option, json_option
 from snapvol.cli.session import Session, pass_session
 from snapvol.errors import UsageError
 
@@ -25,7 +25,7 @@ from snapvol.errors import UsageError
     "5 daemon or repository unreachable.",
 )
 @click.argument("backup", type=BACKUP)
-@click.argument("new", type=NEW_VOLUME, required=False, metavar="[NEW]")
+@click.argument("volume", type=VOLUME, required=False, metavar="[VOLUME]")
 @click.option("--in-place", is_flag=True, help="Replace what is in the volume now.")
 @click.option("--path", metavar="PATH", help="Only this file or directory of the volume.")
 @click.option(
@@ -39,7 +39,7 @@ from snapvol.errors import UsageError
 def restore(
     session: Session,
     backup: str,
-    new: str | None,
+    volume: str | None,
     in_place: bool,
     path: str | None,
     directory: Path | None,
@@ -50,17 +50,17 @@ def restore(
 ) -> None:
     """Restore a backup: as a volume, in place, or into a directory.
 
-    BACKUP is an ID, a VOLUME (its newest backup) or VOLUME@TIME (the newest not after that time). Without NEW the
-    volume gets back its own name, options and labels.
+    BACKUP is an ID, the name of a volume (its newest backup) or NAME@TIME (the newest not after that time). It becomes
+    a new VOLUME, with the options and labels that it had; without VOLUME under its own name.
 
-    --in-place makes the volume's contents exactly those of the backup; its present state is snapshotted first. With
-    --path only that part is replaced. The volume must not be in use.
+    --in-place makes the contents of VOLUME, or of the backup's own, exactly those of the backup; the present state is
+    snapshotted first. With --path only that part is replaced. The volume must not be in use.
 
     --to restores into a directory that does not exist or is empty, and needs no daemon.
     """
-    if sum((new is not None, in_place, directory is not None)) > 1:
-        raise UsageError("a restore has one target", "give NEW, or --in-place, or --to DIR")
     if directory is not None:
+        if volume is not None or in_place:
+            raise UsageError("a restore has one target", "give a volume, or --to DIR")
         if detach or dry_run:
             raise UsageError(f"--{'detach' if detach else 'dry-run'} does not go with --to", "leave it out")
         from snapvol.cli import direct
@@ -68,7 +68,7 @@ def restore(
         return direct.restore(session, access, backup, directory, path=path, as_json=as_json)
     from snapvol.client import RestoreRequest
 
-    request = RestoreRequest(backup=backup, volume=new, in_place=in_place, path=path, repository=access.name)
+    request = RestoreRequest(backup=backup, volume=volume, in_place=in_place, path=path, repository=access.name)
     if dry_run:
         return output.plan(session.client.plan_restore(request), as_json=as_json)
     job = session.client.restore(request)

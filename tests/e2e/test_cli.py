@@ -90,7 +90,7 @@ def test_volumes(host: Snapvol) -> None:
     assert "size" in host.json("inspect", "b", "--measure")
     assert host.out("rm", "--dry-run", "b").startswith("would ")
     assert [volume["name"] for volume in host.json("ls")] == ["b"]
-    assert [event["message"] for event in host.json("log", "b")][0] == "created"
+    assert host.json("log", "b")[0]["message"] == "created"
     assert host.out("ls", "-q") == "b"
 
 
@@ -115,7 +115,7 @@ def test_backups_and_restores(host: Snapvol, tmp_path: Path) -> None:
     (place / "pages/new.md").write_text("new")
     assert host.out("backup", "--all").startswith("backup ")
     listed = host.json("backups", "wiki")
-    assert [backup["id"] for backup in listed][0] == first
+    assert listed[0]["id"] == first
     assert host.json("inspect", first[:12])["id"] == first
     assert host.out("files", first, "/pages") == "/pages/home.md"
     assert host.out("cat", "wiki", "/pages/new.md") == "new"
