@@ -18,12 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from support import filesystems
-from support.process import run
-from support.servers import PASSWORD, Snapvol, password_file
 
 from snapvol.repository import Repository
 from snapvol.stores.local import LocalStore
+from support import filesystems
+from support.process import run
+from support.servers import PASSWORD, Snapvol, password_file
 
 pytestmark = pytest.mark.root
 TABLE = Path(__file__).with_name("wrong_input.txt")
