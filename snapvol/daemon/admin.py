@@ -41,6 +41,7 @@ class Admin:
     def __init__(self, service: Service, metrics: Metrics) -> None:
         self._service = service
         self._metrics = metrics
+        self._stopping = False
         self._router = Router(TABLE)
         self._document = msgspec.json.encode(openapi.document(self._router.routes))
         # Of their own, so that slow administration and idle watchers take nothing from Docker's side.
@@ -97,11 +98,15 @@ class Admin:
         response.force_close()
         await response.prepare(request)
         with suppress(ConnectionError):  # the client has left: that is its right
-            while item is not _END:
+            while item is not _END and not self._stopping:
                 await response.write(msgspec.json.encode(item) + b"\n")
                 item = await loop.run_in_executor(self._streams, next, items, _END)
         items.close()
         return response
+
+    def stop(self) -> None:
+        """End the streams, which have no end of their own; other requests in flight go on."""
+        self._stopping = True
 
     def close(self) -> None:
         """Take no more work."""

@@ -111,9 +111,10 @@ class Daemon:
                 listener.remove()
             await asyncio.sleep(_BACKLOG_SECONDS)
             await asyncio.gather(*(edge.refuse() for edge in (plugin_edge, api_edge, exposition.edge)))
+            admin.stop()
             under_way = await turns.finish(FINISH_SECONDS)
-            admin.close()
             await asyncio.gather(*(edge.finish() for edge in (plugin_edge, api_edge, exposition.edge)))
+            admin.close()
             stuck = await self._close(service, under_way)
         return stuck
 

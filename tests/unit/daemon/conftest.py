@@ -6,6 +6,7 @@ import asyncio
 import shutil
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -37,7 +38,7 @@ class Jobs:
 
     def __init__(self) -> None:
         self.infos = {"j1": JobInfo(id="j1", kind="backup", object="web", state=JobState.RUNNING, created=CREATED)}
-        self.steps = 3
+        self.steps, self.pause = 3, 0.0
         self.left = threading.Event()
 
     def list(self) -> list[JobInfo]:
@@ -56,6 +57,7 @@ class Jobs:
         try:
             for _ in range(self.steps - 1):
                 yield info
+                time.sleep(self.pause)
             yield replace(info, state=JobState.DONE)
         finally:
             self.left.set()
@@ -265,8 +267,9 @@ def short_path() -> Iterator[Path]:
 
 
 @pytest.fixture
-def served(short_path: Path) -> Iterator[Served]:
+def served(short_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
     """The daemon's edge."""
+    monkeypatch.setattr("snapvol.daemon.http._LINGER_SECONDS", 0.2)
     serving = Served(short_path)
     yield serving
     serving.stop()

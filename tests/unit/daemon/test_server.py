@@ -117,6 +117,44 @@ def test_a_stop_during_the_start_is_a_stop(service: Any, settings: Settings) -> 
     assert nothing_is_left(settings)
 
 
+def test_a_stop_ends_streams_and_answers_what_is_in_flight(
+    service: Any, settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    service.jobs.steps, service.jobs.pause = 10**6, 0.1
+    service.steps["create"] = lambda: time.sleep(1)
+    service.steps["resize"] = lambda: time.sleep(1)
+    service.add("web")
+    answers: list[int] = []
+
+    def ask(path: Path, request: bytes) -> None:
+        with raw.connect(path) as connection:
+            connection.sendall(request)
+            answers.append(int(raw.receive(connection).split()[1]))
+
+    asked = [
+        threading.Thread(target=ask, args=args)
+        for args in (
+            (settings.daemon.api_socket, raw.request("/v1/jobs/j1/events", method="GET")),
+            (settings.daemon.api_socket, raw.request("/v1/volumes/web/resize", b'{"size":"1G"}')),
+            (settings.daemon.plugin_socket, raw.request("/VolumeDriver.Create", b'{"Name":"new"}')),
+        )
+    ]
+
+    def work() -> None:
+        wait_until(settings.daemon.api_socket.exists)
+        for thread in asked:
+            thread.start()
+        wait_until(lambda: bool(service.named("create") and service.named("resize")))
+
+    began = time.monotonic()
+    assert during(settings, work) == []
+    assert time.monotonic() - began < 8
+    for thread in asked:
+        thread.join()
+    assert answers == [200, 200, 200]
+    assert not [record for record in caplog.records if record.exc_info]
+
+
 @pytest.mark.parametrize("error", [PoolUnavailable("pool 'p' is not there"), SettingsError("wrong")])
 def test_a_start_that_fails_leaves_nothing(service: Any, settings: Settings, error: SnapvolError) -> None:
     def fail() -> None:
