@@ -117,7 +117,9 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"snapvol: {' '.join(message.split())}", file=sys.stderr)
+    from snapvol.cli import output
+
+    output.note(" ".join(message.split()))
     return code
 
 

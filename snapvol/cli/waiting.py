@@ -18,7 +18,7 @@ def settle(
     *,
     detach: bool = False,
     as_json: bool = False,
-    done: Callable[[JobInfo], str | None],
+    done: Callable[[JobInfo], str],
 ) -> None:
     """Wait for jobs to end and print what came of each; or, detached, only their ids.
 
@@ -33,12 +33,7 @@ def settle(
         SnapvolError: a job failed; the class is that of the failure. Where several jobs ran, all are waited for.
     """
     if detach:
-        if as_json:
-            output.print_json(jobs)
-        else:
-            for job in jobs:
-                print(job.id)
-        return
+        return output.print_json(jobs) if as_json else print("\n".join(job.id for job in jobs))
     ended = follow(client, jobs)
     if as_json:
         output.print_json(ended if len(ended) != 1 else ended[0])
@@ -46,14 +41,16 @@ def settle(
     for job in ended:
         try:
             line = _outcome(job, done)
-            if line and not as_json:
-                print(output.printable(line))
         except SnapvolError as error:
             failures.append(error)
+        else:
+            if not as_json:
+                print(output.printable(line))
     for failure in failures[:-1]:
         output.note(str(failure))
     if failures:
         raise failures[-1]
+    return None
 
 
 def follow(client: Client, jobs: Sequence[JobInfo]) -> list[JobInfo]:
@@ -87,7 +84,7 @@ def _cancel(client: Client, jobs: Sequence[JobInfo], ended: list[JobInfo], shown
     return [*ended, *(_watch(client, job, shown) for job in jobs[len(ended) :])]
 
 
-def _outcome(job: JobInfo, done: Callable[[JobInfo], str | None]) -> str | None:
+def _outcome(job: JobInfo, done: Callable[[JobInfo], str]) -> str:
     if job.state is JobState.DONE:
         return done(job)
     what = f"{job.kind} of {job.object}"

@@ -39,7 +39,7 @@ HEAVY = (
 def test_every_error_is_one_line_and_the_exit_code_of_its_class(
     monkeypatch: pytest.MonkeyPatch, snapvol: Snapvol, kind: type[SnapvolError]
 ) -> None:
-    error = ToolFailed(["btrfs"], 1, "first\nsecond") if kind is ToolFailed else kind("it failed\nbadly", "mend it")
+    error = ToolFailed(["btrfs"], 1, "first\nsecond") if kind is ToolFailed else kind("it failed\nbadly\x1b", "mend it")
 
     def fail(session: Session, as_json: bool, quiet: bool) -> None:
         raise error
@@ -48,7 +48,7 @@ def test_every_error_is_one_line_and_the_exit_code_of_its_class(
     result = snapvol("ls")
     assert result.code == kind.exit_code
     assert result.out == ""
-    said = "btrfs failed (exit 1): first second" if kind is ToolFailed else "it failed badly; mend it"
+    said = "btrfs failed (exit 1): first second" if kind is ToolFailed else "it failed badly\\x1b; mend it"
     assert result.err == f"snapvol: {said}\n"
 
 
