@@ -17,7 +17,8 @@ _HTML = re.compile("[<>&\u2028\u2029\udc80-\udcff]")
 _SHORT = {7: "\\a", 8: "\\b", 9: "\\t", 10: "\\n", 11: "\\v", 12: "\\f", 13: "\\r", 34: '\\"', 92: "\\\\"}
 _LONG = {short[1]: chr(code) for code, short in _SHORT.items()}
 _ESCAPE = re.compile(r"\\(?:([abfnrtv\"\\])|x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|([0-7]{3})|)")
-_TIME = re.compile(r"(\d{4})-(\d\d)-(\d\d)T(\d\d):(\d\d):(\d\d)(?:[.,](\d+))?(?:Z|([+-])(\d\d):(\d\d))\Z", re.ASCII)
+_SECOND = re.compile(r"(\d{4})-(\d\d)-(\d\d)T(\d\d):(\d\d):(\d\d)\Z", re.ASCII)
+_REST = re.compile(r"(?:[.,](\d+))?(?:Z|([+-])(\d\d):(\d\d))\Z", re.ASCII)
 _DAYS_BEFORE_1970 = 719468  # from 0000-03-01, where the arithmetic of leap years is easiest
 _MONTH_DAYS = (31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
 
@@ -127,20 +128,28 @@ def time(nanoseconds: int) -> str:
 
 
 @lru_cache(4096)
+def _seconds(text: str) -> int:
+    """Return the seconds since 1970 of a time in UTC without its fraction."""
+    match = _SECOND.match(text)
+    if match is None:
+        raise ValueError(f"{text!r} is not a time")
+    year, month, day, hour, minute, second = map(int, match.groups())
+    if not (1 <= month <= 12 and 1 <= day <= _MONTH_DAYS[month - 1] and hour < 24 and minute < 60 and second < 60):
+        raise ValueError(f"{text!r} is not a time")
+    return _days(year, month, day) * 86400 + hour * 3600 + minute * 60 + second
+
+
 def nanoseconds(text: str) -> int:
     """Return the nanoseconds since 1970 of an RFC 3339 time with any offset.
 
     Raises:
         ValueError: it is not such a time.
     """
-    match = _TIME.match(text)
+    match = _REST.match(text, 19)
     if match is None:
         raise ValueError(f"{text!r} is not a time")
-    year, month, day, hour, minute, second = (int(part) for part in match.groups()[:6])
-    if not (1 <= month <= 12 and 1 <= day <= _MONTH_DAYS[month - 1] and hour < 24 and minute < 60 and second < 60):
-        raise ValueError(f"{text!r} is not a time")
-    total = _days(year, month, day) * 86400 + hour * 3600 + minute * 60 + second
-    if match[8]:
-        offset = int(match[9]) * 3600 + int(match[10]) * 60
-        total += -offset if match[8] == "+" else offset
-    return total * 1_000_000_000 + int((match[7] or "0")[:9].ljust(9, "0"))
+    total, (fraction, sign, hours, minutes) = _seconds(text[:19]), match.groups()
+    if sign:
+        offset = int(hours) * 3600 + int(minutes) * 60
+        total += -offset if sign == "+" else offset
+    return total * 1_000_000_000 + (int(fraction[:9].ljust(9, "0")) if fraction else 0)

@@ -17,7 +17,7 @@ from snapvol.engine.target import Place, Target
 from snapvol.errors import AlreadyExists, Damaged, Refused, StorageFailed
 from snapvol.repository import Repository
 
-_MOST_WAITING = 16_384
+_MOST_WAITING = 8192
 _SPECIAL: dict[str, int] = {
     Kind.BLOCK_DEVICE: stat.S_IFBLK,
     Kind.CHARACTER_DEVICE: stat.S_IFCHR,

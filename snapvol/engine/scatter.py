@@ -16,7 +16,7 @@ from snapvol.engine.target import Place, Target
 from snapvol.errors import SnapvolError, StorageFailed
 from snapvol.repository import BlobKind, Repository
 
-MOST_WANTED = 32_768
+MOST_WANTED = 8192
 _OPEN = 64
 _BLOCK = 4096
 _ZERO_BLOCK = bytes(_BLOCK)

@@ -24,6 +24,11 @@ def no_space(path: bytes, error: OSError) -> NoSpace:
     )
 
 
+def _times(node: Node) -> tuple[int, int]:
+    modified = node.mtime_ns
+    return (modified if node.atime == node.mtime else node.atime_ns), modified
+
+
 class Stamp:
     """Sets everything but contents. What the target does not take is noted once per kind, not once per file."""
 
@@ -54,7 +59,7 @@ class Stamp:
         self._attributes(fd, node, path)
         # After the owner, whose change takes setuid away; before the times, which everything else may touch.
         self._try(path, "the mode was not set", lambda: os.chmod(fd, permissions(node.mode)))
-        self._try(path, "the times were not set", lambda: os.utime(fd, ns=(node.atime_ns, node.mtime_ns)))
+        self._try(path, "the times were not set", lambda: os.utime(fd, ns=_times(node)))
 
     def entry(self, directory: int, name: bytes, node: Node, path: Callable[[], bytes]) -> None:
         """Stamp a link, device, FIFO or socket, without opening it and without following it.
@@ -82,7 +87,7 @@ class Stamp:
         self._try(
             path,
             "the times were not set",
-            lambda: os.utime(name, ns=(node.atime_ns, node.mtime_ns), dir_fd=directory, follow_symlinks=False),
+            lambda: os.utime(name, ns=_times(node), dir_fd=directory, follow_symlinks=False),
         )
 
     def _attributes(self, where: int | bytes, node: Node, path: Callable[[], bytes], follow: bool = False) -> None:

@@ -19,6 +19,7 @@ IN_FLIGHT = 8
 GAP = 256 << 10  # unwanted bytes that cost less to fetch than another request
 WINDOW = 512 << 10  # bytes before a tree that are fetched with it
 WINDOWS = 16  # kept
+SMALL = 128 << 10  # bytes of a blob below which a thread of its own costs more than it saves
 LARGEST_RUN = 8 << 20  # bytes of a read, and of the blobs in it: 8 in flight take 128 MiB at most
 
 Loss = Callable[[bytes, SnapvolError], None]
@@ -119,21 +120,24 @@ class Reader:
         for pack in sorted(packs):
             yield from _runs_of(sorted(packs.pop(pack).items(), key=lambda item: item[1].offset))
 
-    def _read_run(self, kind: BlobKind, run: _Run) -> list[tuple[bytes, bytes | SnapvolError]]:
+    def _read_run(self, kind: BlobKind, run: _Run) -> Iterable[tuple[bytes, bytes | SnapvolError]]:
         start = run[0][1].offset
         end = max(place.offset + place.length for _, place in run)
         try:
             stored = memoryview(self._store.get(pack_name(run[0][1].pack), start, end - start))
         except (NotFound, Damaged):
             return [(blob, self._again(kind, blob)) for blob, _ in run]
-        result: list[tuple[bytes, bytes | SnapvolError]] = []
+        opened = self._opened(kind, run, stored)
+        # Many small blobs are opened by whoever takes them: threads would only fight for the interpreter.
+        return opened if end - start < SMALL * len(run) else list(opened)
+
+    def _opened(self, kind: BlobKind, run: _Run, stored: memoryview) -> Iterator[tuple[bytes, bytes | SnapvolError]]:
         for blob, place in run:
-            at = place.offset - start
+            at = place.offset - run[0][1].offset
             try:
-                result.append((blob, self.open(kind, blob, place, stored[at : at + place.length])))
+                yield blob, self.open(kind, blob, place, stored[at : at + place.length])
             except Damaged:
-                result.append((blob, self._again(kind, blob)))
-        return result
+                yield blob, self._again(kind, blob)
 
     def _again(self, kind: BlobKind, blob: bytes) -> bytes | SnapvolError:
         """Read one blob by itself: what was damaged on the way is whole now, or another copy is."""
