@@ -148,7 +148,7 @@ def _document(
         tags.append(INCOMPLETE)
     ended = now()
     return SnapshotDocument(
-        time=ended,
+        time=meta.taken,  # of the data: the newest backup is the one that lost least, whenever it was made
         parent=parent,
         tree=root,
         paths=[f"/snapvol/{meta.name}"],
