@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -20,40 +19,20 @@ import pytest
 
 from support import raw
 from support.containers import IMAGE, Docker, Podman
-from support.process import Server, run, wait_until
+from support.faults import Breaking, frozen
+from support.process import Server, wait_until
+from support.protocol import ID, ask, done, info, listed, plain_daemon
 from support.servers import Snapvol
 
 pytestmark = pytest.mark.root
 Hosts = Callable[..., Snapvol]
-ID = "a" * 64
-
-
-def ask(host: Snapvol, verb: str, name: str, seconds: float = 10, **fields: Any) -> raw.Answer:
-    return raw.plugin(host.plugin_socket, verb, {"Name": name, **fields}, seconds)
-
-
-def done(answer: raw.Answer) -> Any:
-    assert answer.status == 200, answer
-    return answer.json
-
-
-def info(host: Snapvol, name: str) -> Any:
-    return raw.exchange(host.api_socket, raw.request(f"/v1/volumes/{name}", method="GET")).json
-
-
-def listed(host: Snapvol) -> set[str]:
-    return {volume["Name"] for volume in done(raw.plugin(host.plugin_socket, "List"))["Volumes"]}
 
 
 @pytest.fixture(scope="module")
 def host(place: Path) -> Iterator[Snapvol]:
-    """One daemon for all tests that need no client: on a directory without reflinks."""
-    directory = place / "protocol"
-    directory.mkdir()
-    pool = {"backend": "directory", "path": directory / "pool", "full_copies": True}
-    daemon = Snapvol(directory, {"pools": {"default": pool}}).start()
-    yield daemon
-    assert daemon.stop() == 0
+    """One daemon for all tests that need no client."""
+    with plain_daemon(place / "protocol") as daemon:
+        yield daemon
 
 
 @pytest.fixture
@@ -77,45 +56,6 @@ def test_g01_an_empty_body_is_never_a_request(host: Snapvol, volume: str) -> Non
     for endpoint in ("/Plugin.Activate", "Capabilities", "List"):
         done(raw.plugin(host.plugin_socket, endpoint))
     assert listed(host) == before
-
-
-class Breaking:
-    """A socket in front of another that reads the first request of a kind and breaks the connection."""
-
-    def __init__(self, path: Path, behind: Path, verb: str) -> None:
-        self.broken = 0
-        self._behind, self._verb = behind, f"/VolumeDriver.{verb} ".encode()
-        self._listener = socket.socket(socket.AF_UNIX)
-        self._listener.bind(str(path))
-        self._listener.listen(64)
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def _accept(self) -> None:
-        with suppress(OSError):
-            while True:
-                threading.Thread(target=self._pass, args=(self._listener.accept()[0],), daemon=True).start()
-
-    def _pass(self, client: socket.socket) -> None:
-        with client:
-            request = b""
-            while b"\r\n\r\n" not in request:
-                request += client.recv(65536)
-            head, _, body = request.partition(b"\r\n\r\n")
-            length = int(
-                next(line for line in head.split(b"\r\n") if line.lower().startswith(b"content-length")).split()[1]
-            )
-            while len(body) < length:
-                body += client.recv(65536)
-            if self._verb in request and not self.broken:
-                self.broken += 1
-                return
-            with raw.connect(self._behind) as server:
-                server.sendall(head + b"\r\n\r\n" + body)
-                client.sendall(raw.receive(server))
-
-    def close(self) -> None:
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
 
 
 def test_g01_docker_repeats_a_broken_create_without_its_body(docker: Docker, snapvol: Hosts, place: Path) -> None:
@@ -362,24 +302,6 @@ def listed_after(host: Snapvol) -> set[str]:
 # -- time -------------------------------------------------------------------------------------------------------
 
 
-@contextmanager
-def frozen(mountpoint: Path) -> Iterator[Callable[[], None]]:
-    """Stop a file system: everything that writes there waits until the returned function, or the end, thaws it."""
-    run("fsfreeze", "--freeze", mountpoint)
-    thawed = False
-
-    def thaw() -> None:
-        nonlocal thawed
-        if not thawed:
-            run("fsfreeze", "--unfreeze", mountpoint)
-            thawed = True
-
-    try:
-        yield thaw
-    finally:
-        thaw()
-
-
 def test_g11_t19_everything_is_answered_in_five_seconds(
     snapvol: Hosts, filesystem: Callable[..., Path], place: Path
 ) -> None:
@@ -525,8 +447,9 @@ def test_g16_a_fresh_volume_is_empty_and_docker_copies_the_image_into_it(
     assert docker.container("-v", "web:/image", IMAGE, "cat", "/image/from-image") == "from the image"
 
 
-def test_g17_an_empty_name_is_normal_traffic(docker: Docker, snapvol: Hosts) -> None:
-    host = snapvol()
+def test_g17_an_empty_name_is_normal_traffic(own_docker: Callable[..., Docker], snapvol: Hosts) -> None:
+    docker = own_docker()
+    host = snapvol(sockets=docker.plugins)
     for content in ({"Name": ""}, {}):
         answer = raw.plugin(host.plugin_socket, "Get", content)
         assert answer.status == 500
@@ -565,106 +488,3 @@ def test_g20_podman_sends_options_in_its_own_way(podman: Podman, snapvol: Hosts)
     assert podman.container("-v", "web:/data", IMAGE, "stat", "-c", "%u:%g", "/data") == "7:8"
     refused = podman.run("volume", "create", "--driver", "snapvol", "--opt", "o=colour=red", "other", check=False)
     assert "colour" in refused.stderr
-
-
-# -- start, stop and hostile clients ----------------------------------------------------------------------------
-
-
-def test_t45_ten_thousand_connections_cost_no_other_client_its_service(host: Snapvol, volume: str) -> None:
-    flood = """
-import resource, socket, sys
-most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-held = []
-for number in range(min(10_000, most - 100)):
-    held.append(socket.socket(socket.AF_UNIX))
-    held[-1].connect(sys.argv[1 + number % 2])
-print("connected", flush=True)
-sys.stdin.read()
-"""
-    reading, writing = os.pipe()
-    flooding = Server(
-        [sys.executable, "-c", flood, host.plugin_socket, host.api_socket], host.place / "flood.log", stdin=reading
-    )
-    try:
-        wait_until(lambda: "connected" in flooding.output(), 60)
-        for _ in range(100):
-            assert ask(host, "Get", volume).seconds < 2
-        assert info(host, volume)["name"] == volume
-        with ExitStack() as bodies:
-            for _ in range(50):
-                slow = bodies.enter_context(raw.connect(host.plugin_socket))
-                slow.sendall(b"POST /VolumeDriver.Create HTTP/1.1\r\nHost: \r\nContent-Length: 100\r\n\r\n{")
-            done(ask(host, "Mount", volume, ID=ID))
-            done(ask(host, "Unmount", volume, ID=ID))
-    finally:
-        flooding.stop()
-        os.close(reading)
-        os.close(writing)
-    wait_until(lambda: len(os.listdir(f"/proc/{host.server.pid}/fd")) < 200, 20, "the connections to be let go")
-
-
-def test_a_second_daemon_is_refused_and_harms_nothing(host: Snapvol, tmp_path: Path) -> None:
-    same = host.cli("daemon", check=False)
-    assert (same.code, "another daemon serves" in same.stderr) == (4, True)
-    other = {"SNAPVOL_CONFIG": "", "SNAPVOL_ROOT": str(tmp_path / "root")}
-    taken = {**other, "SNAPVOL_DAEMON__PLUGIN_SOCKET": str(host.plugin_socket)}
-    answer = run(sys.executable, "-m", "snapvol", "daemon", env=taken, check=False)
-    assert (answer.code, "another daemon answers" in answer.stderr) == (4, True)
-    assert "Traceback" not in same.stderr + answer.stderr
-    assert host.answers()
-
-
-def test_t10_t12_a_stop_is_orderly_and_a_kill_leaves_nothing_in_the_way(place: Path) -> None:
-    directory = place / "lifecycle"
-    directory.mkdir()
-    daemon = Snapvol(directory, {"repositories": {"default": {"url": directory / "repository"}}}).start()
-    done(ask(daemon, "Create", "web"))
-    done(ask(daemon, "Mount", "web", ID=ID))
-    daemon.kill_9()
-    assert daemon.plugin_socket.exists()
-    daemon.start()
-    assert info(daemon, "web")["holders"] == 1
-    done(ask(daemon, "Unmount", "web", ID=ID))
-    daemon.server.signal(signal.SIGHUP)
-    assert daemon.answers()
-    assert daemon.stop() == 0
-    assert not daemon.plugin_socket.exists()
-    assert not daemon.api_socket.exists()
-    assert "Traceback" not in daemon.server.output()
-
-
-def test_systemd_hears_when_docker_may_start(place: Path) -> None:
-    directory = place / "notified"
-    directory.mkdir()
-    ear = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-    ear.bind(str(directory / "notify"))
-    ear.settimeout(30)
-    daemon = Snapvol(
-        directory,
-        {"repositories": {"default": {"url": directory / "repository"}}},
-        env={"NOTIFY_SOCKET": str(directory / "notify")},
-    )
-    with ear:
-        daemon.start()
-        assert ear.recv(100) == b"READY=1"
-        daemon.stop()
-        assert ear.recv(100) == b"STOPPING=1"
-
-
-def test_requests_in_flight_are_answered_before_the_end(
-    snapvol: Hosts, filesystem: Callable[..., Path], place: Path
-) -> None:
-    disk = filesystem("xfs")
-    host = snapvol({"backend": "directory", "path": disk / "pool"}, sockets=place)
-    with frozen(disk) as thaw, ThreadPoolExecutor(1) as pool:
-        creating = pool.submit(ask, host, "Create", "web")
-        time.sleep(0.5)
-        host.server.signal(signal.SIGTERM)
-        time.sleep(0.5)
-        assert not host.plugin_socket.exists()
-        thaw()
-        assert done(creating.result()) == {"Err": ""}
-    assert host.server.wait(20) == 0
-    host.start()
-    assert listed(host) == {"web"}

@@ -206,16 +206,16 @@ class FakeService(Service):
 
 
 class Served:
-    """Both edges over a fake service, in an event loop in a thread.
+    """Both edges over a service, in an event loop in a thread.
 
     Attributes:
-        service: the fake.
+        service: what is served: a fake where None is given.
         plugin: Docker's socket.
         api: the admin API's.
     """
 
-    def __init__(self, place: Path) -> None:
-        self.service = FakeService()
+    def __init__(self, place: Path, service: Service | None = None) -> None:
+        self.service = FakeService() if service is None else service
         self.plugin, self.api = place / "plugin.sock", place / "api.sock"
         self.loop = asyncio.new_event_loop()
         self._listeners = [claim(self.plugin, "", "plugin"), claim(self.api, "", "api")]
@@ -273,6 +273,20 @@ def served(short_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served
     serving = Served(short_path)
     yield serving
     serving.stop()
+
+
+@pytest.fixture
+def serve(short_path: Path) -> Iterator[Callable[[Service], Served]]:
+    """Serve a service that is no fake."""
+    made: list[Served] = []
+
+    def serve(service: Service) -> Served:
+        made.append(Served(short_path, service))
+        return made[-1]
+
+    yield serve
+    for serving in made:
+        serving.stop()
 
 
 @pytest.fixture

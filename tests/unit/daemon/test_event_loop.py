@@ -11,6 +11,7 @@ from blockbuster import BlockBuster, BlockingError, blockbuster_ctx
 
 from support import raw
 from support.examples import api_requests
+from support.service import FakeKernel, directory_service
 
 
 @pytest.fixture
@@ -43,3 +44,20 @@ def test_the_proof_would_notice(blockbuster: BlockBuster, served: Any, caplog: p
     served.service.steps["volume"] = lambda: Path("/proc/self/stat").read_bytes()
     assert raw.plugin(served.plugin, "Get", {"Name": "web"}).status == raw.NOTHING
     assert any(record.exc_info and record.exc_info[0] is BlockingError for record in caplog.records)
+
+
+def test_t19_the_real_service_is_asked_without_blocking(
+    blockbuster: BlockBuster, serve: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    service = directory_service(tmp_path, FakeKernel())
+    served = serve(service)
+    for verb in ("Create", "Mount", "Get", "Path", "Unmount", "Get", "Remove", "Create"):
+        assert raw.plugin(served.plugin, verb, {"Name": "web", "ID": "x"}).status == 200, verb
+        assert raw.plugin(served.plugin, "List").status == 200
+    service.snapshot(["web"], "s")
+    for method, target, body in api_requests():
+        answer = raw.exchange(served.api, raw.request(target, body, method))
+        assert answer.status != raw.NOTHING, (method, target)
+        assert raw.plugin(served.plugin, "List").status == 200
+    assert not [record for record in caplog.records if record.exc_info]
+    service.close()

@@ -1,0 +1,43 @@
+"""Docker's requests to a daemon, and what the admin API says of their effect."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from support import raw
+from support.servers import Snapvol
+
+ID = "a" * 64
+
+
+def ask(host: Snapvol, verb: str, name: str, seconds: float = 10, **fields: Any) -> raw.Answer:
+    return raw.plugin(host.plugin_socket, verb, {"Name": name, **fields}, seconds)
+
+
+def done(answer: raw.Answer) -> Any:
+    assert answer.status == 200, answer
+    return answer.json
+
+
+def info(host: Snapvol, name: str) -> Any:
+    return raw.exchange(host.api_socket, raw.request(f"/v1/volumes/{name}", method="GET")).json
+
+
+def listed(host: Snapvol) -> set[str]:
+    return {volume["Name"] for volume in done(raw.plugin(host.plugin_socket, "List"))["Volumes"]}
+
+
+@contextmanager
+def plain_daemon(directory: Path) -> Iterator[Snapvol]:
+    """A daemon with one pool of plain directories, which copies in full."""
+    directory.mkdir()
+    pool = {"backend": "directory", "path": directory / "pool", "full_copies": True}
+    daemon = Snapvol(directory, {"pools": {"default": pool}}).start()
+    try:
+        yield daemon
+    finally:
+        code = daemon.stop()
+    assert code == 0
