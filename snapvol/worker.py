@@ -10,13 +10,16 @@ import errno
 import faulthandler
 import os
 import signal
+import stat
 import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from types import FrameType
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any, NoReturn
 
 import msgspec
 
@@ -24,6 +27,9 @@ from snapvol import errors
 from snapvol.errors import Cancelled, Damaged, NoSpace, NotFound, SnapvolError
 from snapvol.service import work
 from snapvol.service.repositories import open_repository
+
+if TYPE_CHECKING:
+    from snapvol.repository import Repository
 
 PACE = 0.2  # seconds between reports of progress
 REACTION = 3.0  # seconds in which the engine should have noticed that it is to end
@@ -43,6 +49,7 @@ class Report:
     def __init__(self, out: IO[bytes]) -> None:
         self._out = out
         self._lock = threading.Lock()
+        self._counting = threading.Lock()
         self._progress = work.Progressed()
         self._sent = 0.0
         self._noted = 0
@@ -57,20 +64,23 @@ class Report:
 
     def phase(self, name: str) -> None:
         """Say what is done now."""
-        self._progress = msgspec.structs.replace(self._progress, phase=name)
+        with self._counting:
+            self._progress = msgspec.structs.replace(self._progress, phase=name)
         self.say(self._progress)
 
     def total(self, files: int, bytes: int) -> None:
         """See `snapvol.engine.progress.Progress`."""
-        self._progress = msgspec.structs.replace(self._progress, files_total=files, bytes_total=bytes)
+        with self._counting:
+            self._progress = msgspec.structs.replace(self._progress, files_total=files, bytes_total=bytes)
         self._send()
 
     def advance(self, bytes: int, files: int) -> None:
         """See `snapvol.engine.progress.Progress`."""
-        so_far = self._progress
-        self._progress = msgspec.structs.replace(
-            so_far, bytes_done=so_far.bytes_done + bytes, files_done=so_far.files_done + files
-        )
+        with self._counting:
+            so_far = self._progress
+            self._progress = msgspec.structs.replace(
+                so_far, bytes_done=so_far.bytes_done + bytes, files_done=so_far.files_done + files
+            )
         self._send()
 
     def note(self, path: str, problem: str) -> None:
@@ -106,6 +116,7 @@ def _back_up(what: work.BackUp, report: Report) -> dict[str, Any]:
     with open_repository(what.repository.name, what.repository.settings) as repository:
         parent = latest_parent(repository, what.meta.id, what.host)
         report.phase("backing up")
+        _foretell(repository, parent, what, report)
         result = back_up(
             repository,
             Tree(root=what.source, identity=what.identity, stable_inodes=what.stable_inodes),
@@ -114,7 +125,31 @@ def _back_up(what: work.BackUp, report: Report) -> dict[str, Any]:
             progress=report,
             host=what.host,
         )
+    report.total(result.files, result.bytes_total)
     return _plain(result) | {"parent": parent}
+
+
+def _foretell(repository: Repository, parent: str | None, what: work.BackUp, report: Report) -> None:
+    """Say how much there probably is to do: as much as the last time; where there is none, count beside the work."""
+    summary = repository.find_snapshot(parent)[1].summary if parent is not None else None
+    files, size = ((summary or {}).get(key) for key in ("total_files_processed", "total_bytes_processed"))
+    if isinstance(files, int) and isinstance(size, int):
+        report.total(files, size)
+    else:
+        threading.Thread(target=_count, args=(what.source, report), name="count", daemon=True).start()
+
+
+def _count(source: Path, report: Report) -> None:
+    files = size = 0
+    for _, _, names, descriptor in os.fwalk(source):
+        for name in names:
+            with suppress(OSError):  # whether it can be read is the archiver's to say
+                found = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
+                files += 1
+                size += found.st_size if stat.S_ISREG(found.st_mode) else 0
+        if report.stopping:
+            return
+    report.total(files, size)
 
 
 def _restore(what: work.Restore, report: Report) -> dict[str, Any]:
@@ -221,27 +256,27 @@ def _plain(result: object) -> dict[str, Any]:
 # -- the process ------------------------------------------------------------------------------------------------------
 
 
-def main() -> int:
-    """Do what standard input says; return the exit status."""
+def main() -> NoReturn:
+    """Do what standard input says, report it, and end."""
     out = _own_output()
     faulthandler.enable()
     report = Report(out)
     request = work.decode_request(sys.stdin.buffer.read())
     _end_with(request.parent)
     _obey(report)
+    last: work.Finished | work.Failed
     try:
-        result = _WORK[type(request.work)](request.work, report)
+        last = work.Finished(result=_WORK[type(request.work)](request.work, report))
     except BaseException as error:
-        # Its end is reported now: a second request to end would only cut that short.
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        report.say(_failed(error))
-        sys.stderr.flush()
-        os._exit(1)  # not `return`: Python would wait for threads that may wait for a server that is silent
+        last = _failed(error)
+    # Its end is reported now: another signal would only cut that short.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.setitimer(signal.ITIMER_REAL, 0)
     report.last()
-    report.say(work.Finished(result=result))
-    return 0
+    report.say(last)
+    sys.stderr.flush()
+    # Not `return`: Python would wait for threads, and one of them may wait for a server that is silent.
+    os._exit(0 if isinstance(last, work.Finished) else 1)
 
 
 def _own_output() -> IO[bytes]:
@@ -301,4 +336,4 @@ def _kind(error: SnapvolError) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import threading
 from collections.abc import Iterator
@@ -28,9 +29,9 @@ from snapvol.errors import (
 )
 from snapvol.service import points
 from snapvol.service.job import Run
-from snapvol.service.repositories import initialise
 from snapvol.service.service import Service
 from support.process import run, wait_until
+from support.quick import initialise
 from support.service import FakeKernel, directory_service, memory_service
 
 SECONDS = 60.0
@@ -42,6 +43,7 @@ def service(tmp_path: Path) -> Iterator[Service]:
     initialise(made.settings, "default")
     yield made
     made.close()
+    shutil.rmtree(tmp_path)
 
 
 def fill(service: Service, name: str, **files: bytes) -> Path:
@@ -109,6 +111,18 @@ def test_a_second_backup_builds_on_the_first_by_identity(service: Service) -> No
     service.remove_volume("web", permanent=True)
     fill(service, "web", a=b"another")
     assert back_up(service, "web").result["parent"] is None
+
+
+def test_time_left_is_known_the_first_time_and_afterwards(service: Service) -> None:
+    data = fill(service, "web")
+    (data / "big").write_bytes(os.urandom(48 << 20))
+    for _ in range(2):
+        (job,) = service.backups.back_up(["web"])
+        seen = [info.progress for info in service.jobs.watch(job.id)]
+        assert seen[-1].bytes_done == seen[-1].bytes_total == 48 << 20
+        assert seen[-1].files_done == seen[-1].files_total == 1
+        assert seen[-1].eta_seconds == 0
+    assert any(it.rate > 0 and it.eta_seconds is not None for it in seen)
 
 
 def test_a_named_snapshot_is_backed_up_as_it_was_and_stays(service: Service) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
@@ -13,13 +14,13 @@ import pytest
 from snapvol.api import JobInfo, JobState
 from snapvol.errors import NotReady
 from snapvol.model import State
-from snapvol.service.repositories import initialise
 from snapvol.service.service import Service
 from support.process import Server, wait_until
+from support.quick import initialise
 from support.service import FakeKernel, directory_service
 
 SECONDS = 60.0
-SIZE = 96 << 20
+SIZE = 48 << 20
 
 DAEMON = """
 import sys, time
@@ -110,3 +111,4 @@ def test_T38_what_a_killed_daemon_leaves_is_as_before_or_is_told_and_can_be_retr
             assert restored["d/big"] != before["d/big"]
     finally:
         service.close()
+        shutil.rmtree(root)

@@ -11,8 +11,8 @@ import pytest
 from snapvol.errors import Cancelled, NotFound, SettingsError, WrongPassword
 from snapvol.service.library import Library
 from snapvol.service.process import Worker
-from snapvol.service.repositories import initialise
 from snapvol.settings import Settings, load
+from support.quick import initialise
 
 
 @pytest.fixture

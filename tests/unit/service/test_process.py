@@ -17,9 +17,9 @@ import pytest
 from snapvol.errors import Cancelled, NotFound, SnapvolError, WrongPassword
 from snapvol.service import process, work
 from snapvol.service.process import Worker
-from snapvol.service.repositories import initialise
 from snapvol.settings import RepositorySettings, Settings, load
 from support.process import run, wait_until
+from support.quick import initialise
 
 SECRET = "correct horse battery staple"
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,8 +13,9 @@ from snapvol.docker import Docker
 from snapvol.errors import NotFound, StorageFailed
 from snapvol.model import Health
 from snapvol.service.job import Run
-from snapvol.service.repositories import confirm_recovery_key, initialise
+from snapvol.service.repositories import confirm_recovery_key
 from snapvol.service.service import Service
+from support.quick import initialise
 from support.service import FakeKernel, directory_service
 
 SECONDS = 60.0
@@ -24,6 +26,7 @@ def service(tmp_path: Path) -> Iterator[Service]:
     made = directory_service(tmp_path / "root", FakeKernel())
     yield made
     made.close()
+    shutil.rmtree(tmp_path)
 
 
 def ready(service: Service) -> None:

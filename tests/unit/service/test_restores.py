@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,9 +18,9 @@ from snapvol.docker import Docker
 from snapvol.errors import AlreadyExists, InUse, NotFound, NotReady, Refused, SnapvolError, StorageFailed, UsageError
 from snapvol.model import State
 from snapvol.service.job import Run
-from snapvol.service.repositories import initialise
 from snapvol.service.service import Service
 from support.process import wait_until
+from support.quick import initialise
 from support.service import FakeKernel, directory_service
 
 SECONDS = 60.0
@@ -37,6 +38,7 @@ def service(tmp_path: Path, kernel: FakeKernel) -> Iterator[Service]:
     initialise(made.settings, "default")
     yield made
     made.close()
+    shutil.rmtree(tmp_path)
 
 
 def fill(service: Service, name: str, files: Mapping[str, bytes] = FILES, **options: str) -> Path:
