@@ -15,7 +15,7 @@ from typing import Any, TypeVar, get_type_hints
 import msgspec
 from msgspec import Struct, field
 
-from snapvol.errors import SettingsError, UsageError, nearest
+from snapvol.errors import InvalidName, SettingsError, UsageError, nearest
 from snapvol.names import volume_name
 
 CONFIG_FILE = Path("/etc/snapvol/config.toml")
@@ -115,6 +115,15 @@ class Settings(Struct, frozen=True, kw_only=True):
     def default_pool(self) -> str:
         """The pool of volumes that name none."""
         return self.daemon.default_pool
+
+    @property
+    def default_repository(self) -> str:
+        """The repository where none is named: the only one, or the one called ``default``, which may not exist."""
+        return next(iter(self.repositories)) if len(self.repositories) == 1 else DEFAULT_REPOSITORY
+
+    def flag(self, repository: str) -> str:
+        """Return what a command needs to mean this repository: nothing, or `` --repository NAME``."""
+        return "" if repository == self.default_repository else f" --repository {repository}"
 
     def repository(self, name: str) -> RepositorySettings:
         """Return the repository called ``name``.
@@ -240,11 +249,11 @@ def _settings(table: dict[str, Any], root: str | None, origins: Origins) -> Sett
             raise SettingsError(f"{_where(origins, section)}: '{section}' is a table", f"write [{section}]")
     daemon = _daemon(table.get("daemon", {}), root, origins)
     pools = {
-        volume_name(name): _pool(f"pools.{name}", pool, origins)
+        _name("pools", name, origins): _pool(f"pools.{name}", pool, origins)
         for name, pool in table.get("pools", {"default": _default_pool(daemon.root)}).items()
     }
     repositories = {
-        volume_name(name): _struct(f"repositories.{name}", repository, RepositorySettings, origins)
+        _name("repositories", name, origins): _struct(f"repositories.{name}", repository, RepositorySettings, origins)
         for name, repository in table.get("repositories", {"default": _default_repository(daemon.root)}).items()
     }
     for name, repository in repositories.items():
@@ -261,6 +270,13 @@ def _settings(table: dict[str, Any], root: str | None, origins: Origins) -> Sett
         trash=trash,
         origins=origins,
     )
+
+
+def _name(section: str, name: str, origins: Origins) -> str:
+    try:
+        return volume_name(name)
+    except InvalidName as error:
+        raise SettingsError(f"{_where(origins, section)}: [{section}]: {name!r} cannot be a name", error.hint) from None
 
 
 def _default_pool(root: Path) -> dict[str, object]:

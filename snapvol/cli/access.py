@@ -90,22 +90,11 @@ class Access(Struct, frozen=True, kw_only=True):
         given = {name: value for name, value in self._details().items() if value is not None}
         if self.url is not None:
             return self.url, RepositorySettings(url=self.url, **given)
-        name = self.repository or default_name(list(session.settings.repositories))
+        name = self.repository or session.settings.default_repository
         return name, msgspec.structs.replace(session.settings.repository(name), **given)
 
     def _details(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self.__struct_fields__ if name != "repository"}
-
-
-def default_name(names: list[str]) -> str:
-    """Return the repository that is meant where none is named: the only one, or the one called ``default``."""
-    from snapvol.settings import DEFAULT_REPOSITORY
-
-    if len(names) == 1:
-        return names[0]
-    if DEFAULT_REPOSITORY in names:
-        return DEFAULT_REPOSITORY
-    raise UsageError(f"there are {len(names)} repositories and none is called 'default'", "name one: --repository NAME")
 
 
 _FILE = click.Path(path_type=Path)

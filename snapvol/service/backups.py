@@ -21,7 +21,7 @@ from snapvol.service.restore_job import RestoreJob
 from snapvol.service.restores import Make, Restores
 from snapvol.service.state import StateDatabase
 from snapvol.service.verify_job import VerifyJob, VerifySpec
-from snapvol.settings import DEFAULT_REPOSITORY, Settings
+from snapvol.settings import Settings
 
 PROMPT = 4.0  # seconds that a request waits to hear whether a repository opens; the job sees it else
 
@@ -145,7 +145,7 @@ class Backups:
             entry.snapshot(snapshot)
         else:
             points.require_snapshots(entry)
-        name = repository or entry.volume.options.get("repository") or DEFAULT_REPOSITORY
+        name = repository or entry.volume.options.get("repository") or self._settings.default_repository
         self._settings.repository(name)
         return BackupSpec(volume_id=entry.volume.id, volume=entry.volume.name, repository=name, snapshot=snapshot)
 

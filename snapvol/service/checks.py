@@ -133,7 +133,7 @@ def repositories(settings: Settings, library: Library) -> list[Finding]:
         try:
             answered = library.open(name, PATIENCE)
         except NotFound as error:
-            command = "snapvol repo init" if name == "default" else f"snapvol repo init {name}"
+            command = f"snapvol repo init{settings.flag(name)}"
             return [_warning(subject, error.message, command)]
         except SnapvolError as error:
             return [_error(subject, error.message, error.hint)]
@@ -156,5 +156,5 @@ def recovery_key(settings: Settings, name: str) -> list[Finding]:
         return [_warning(subject, error.message, error.hint)]
     if known is None or known.recovery_confirmed is not None:
         return []
-    command = "snapvol repo key confirm" if name == "default" else f"snapvol repo key confirm {name}"
+    command = f"snapvol repo key confirm{settings.flag(name)}"
     return [_warning(subject, "nobody has confirmed that its recovery key is stored away from this machine", command)]

@@ -20,7 +20,7 @@ from snapvol.errors import Cancelled, NotFound, SnapvolError, StorageFailed, Usa
 from snapvol.service import work
 from snapvol.service.process import Worker
 from snapvol.service.repositories import check_password_file
-from snapvol.settings import DEFAULT_REPOSITORY, Settings
+from snapvol.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ class Library:
         Raises:
             SettingsError: there is none of that name.
         """
-        name = name or DEFAULT_REPOSITORY
+        name = name or self._settings.default_repository
         return work.Place(name=name, settings=self._settings.repository(name), root=self._settings.daemon.root)
 
     def problem(self, name: str) -> tuple[bool, SnapvolError | None]:

@@ -150,19 +150,20 @@ class Reports:
         return None
 
     def _of_repositories(self, entries: list[Entry] | None) -> Iterator[Finding]:
+        settings = self._context.settings
         names = self._backups.library.names
         if entries is not None:
-            used = {entry.volume.options.get("repository", "default") for entry in entries}
+            used = {entry.volume.options.get("repository", settings.default_repository) for entry in entries}
             names = [name for name in names if name in used]
         for name in names:
             subject = f"repository '{name}'"
             error = self._unusable(name) or self._backups.library.problem(name)[1]
             if isinstance(error, NotFound):
-                command = "snapvol repo init" if name == "default" else f"snapvol repo init {name}"
+                command = f"snapvol repo init{settings.flag(name)}"
                 yield Finding(level=Level.WARNING, subject=subject, message=error.message, command=command)
             elif error is not None:
                 yield Finding(level=Level.ERROR, subject=subject, message=error.message, command=error.hint)
-            yield from checks.recovery_key(self._context.settings, name)
+            yield from checks.recovery_key(settings, name)
 
 
 def _of_jobs(jobs: list[JobInfo], volumes: set[str] | None) -> Iterator[Finding]:

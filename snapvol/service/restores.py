@@ -18,7 +18,6 @@ from snapvol.service.context import Context
 from snapvol.service.jobs import Jobs
 from snapvol.service.library import PATIENCE, Found, Library
 from snapvol.service.restore_job import ELSEWHERE, RestoreJob, RestoreSpec
-from snapvol.settings import DEFAULT_REPOSITORY
 
 DOCKER_WAITS = 3.0  # seconds that Create spends on finding out whether the backup exists (Podman gives up after 5)
 
@@ -92,7 +91,7 @@ class Restores:
         name = entry.volume.name
         self._jobs.refuse_busy(entry.volume.id, name)
         self._kind.refuse_used(entry)
-        points.require_snapshots(entry, ELSEWHERE)
+        points.require_undo(entry, ELSEWHERE)
         if dry_run:
             replaced = f"contents of volume '{name}'" if path is None else f"'{path}' in volume '{name}'"
             return Plan(
@@ -153,7 +152,7 @@ class Restores:
             return begun[0]
 
         options = {"backup": backup.id}
-        if backup.repository != DEFAULT_REPOSITORY:
+        if backup.repository != self._context.settings.default_repository:
             options["repository"] = backup.repository
         self._make(name, options, fill)
         return begun[0] if begun else self._already(name)
@@ -196,7 +195,7 @@ class Restores:
             own = self._context.catalog.get(text.partition("@")[0]).volume.options.get("repository")
             if own is not None:
                 return own
-        return DEFAULT_REPOSITORY
+        return self._context.settings.default_repository
 
 
 def _relative(path: str) -> str:

@@ -97,7 +97,7 @@ def test_T16_an_unknown_name_is_told_the_nearest(session: Session) -> None:
 def test_without_a_default_one_must_be_named(tmp_path: Path) -> None:
     config = tmp_path / "config.toml"
     config.write_text('[repositories.a]\nurl = "/a"\n[repositories.b]\nurl = "/b"\n')
-    with pytest.raises(UsageError, match="there are 2 repositories and none is called 'default'"):
+    with pytest.raises(SettingsError, match="no repository is called 'default'"):
         Access().resolve(Session(config))
     config.write_text('[repositories.a]\nurl = "/a"\n')
     assert Access().resolve(Session(config))[0] == "a"
