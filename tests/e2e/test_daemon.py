@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from support import raw
-from support.faults import frozen
+from support.breaks import frozen
 from support.process import Server, run, wait_until
 from support.protocol import ID, ask, done, info, listed, plain_daemon
 from support.servers import Snapvol

@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 
 from support import raw
+from support.breaks import Breaking, frozen
 from support.containers import IMAGE, Docker, Podman
-from support.faults import Breaking, frozen
 from support.process import Server, wait_until
 from support.protocol import ID, ask, done, info, listed, plain_daemon
 from support.servers import Snapvol

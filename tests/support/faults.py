@@ -1,69 +1,98 @@
-"""Faults that real machines have: a connection that breaks in the middle of a request, a file system that stops."""
+"""A store that fails as it is told to, around any other one."""
 
 from __future__ import annotations
 
-import socket
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
+import os
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from threading import Lock
 
-from support import raw
-from support.process import run
+from snapvol.stores.base import Buffer, Entry, Store
 
-
-class Breaking:
-    """A socket in front of another that reads the first request of a kind and breaks the connection."""
-
-    def __init__(self, path: Path, behind: Path, verb: str) -> None:
-        self.broken = 0
-        self._behind, self._verb = behind, f"/VolumeDriver.{verb} ".encode()
-        self._listener = socket.socket(socket.AF_UNIX)
-        self._listener.bind(str(path))
-        self._listener.listen(64)
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def _accept(self) -> None:
-        with suppress(OSError):
-            while True:
-                threading.Thread(target=self._pass, args=(self._listener.accept()[0],), daemon=True).start()
-
-    def _pass(self, client: socket.socket) -> None:
-        with client:
-            request = b""
-            while b"\r\n\r\n" not in request:
-                request += client.recv(65536)
-            head, _, body = request.partition(b"\r\n\r\n")
-            length = int(
-                next(line for line in head.split(b"\r\n") if line.lower().startswith(b"content-length")).split()[1]
-            )
-            while len(body) < length:
-                body += client.recv(65536)
-            if self._verb in request and not self.broken:
-                self.broken += 1
-                return
-            with raw.connect(self._behind) as server:
-                server.sendall(head + b"\r\n\r\n" + body)
-                client.sendall(raw.receive(server))
-
-    def close(self) -> None:
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
+Fault = Callable[[str, str, int], None]  # operation, name, its turn among the calls of that operation, from 1
 
 
-@contextmanager
-def frozen(mountpoint: Path) -> Iterator[Callable[[], None]]:
-    """Stop a file system: everything that writes there waits until the returned function, or the end, thaws it."""
-    run("fsfreeze", "--freeze", mountpoint)
-    thawed = False
+class Faulty(Store):
+    """Runs ``before`` ahead of every call and ``after`` behind it; each may raise, or end the process.
 
-    def thaw() -> None:
-        nonlocal thawed
-        if not thawed:
-            run("fsfreeze", "--unfreeze", mountpoint)
-            thawed = True
+    Attributes:
+        calls: operations and names, in order.
+        short: bytes to cut off the end of the next answers of `get`, one by one.
+    """
 
-    try:
-        yield thaw
-    finally:
-        thaw()
+    def __init__(self, store: Store, before: Fault | None = None, after: Fault | None = None) -> None:
+        self.location = store.location
+        self.calls: list[tuple[str, str]] = []
+        self.short: list[int] = []
+        self._store = store
+        self._before = before or nothing
+        self._after = after or nothing
+        self._mutex = Lock()
+
+    def prepare(self) -> None:
+        self._store.prepare()
+
+    def put(self, name: str, data: Buffer) -> None:
+        turn = self._begin("put", name)
+        self._store.put(name, data)
+        self._after("put", name, turn)
+
+    def get(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
+        turn = self._begin("get", name)
+        data = self._store.get(name, offset, length)
+        self._after("get", name, turn)
+        return data[: -self.short.pop(0)] if self.short else data
+
+    def size(self, name: str) -> int:
+        turn = self._begin("size", name)
+        size = self._store.size(name)
+        self._after("size", name, turn)
+        return size
+
+    def list(self, prefix: str) -> Iterator[Entry]:
+        turn = self._begin("list", prefix)
+        yield from self._store.list(prefix)
+        self._after("list", prefix, turn)  # here a listing breaks off after all its entries but before its end
+
+    def delete(self, names: Sequence[str]) -> None:
+        turn = self._begin("delete", ",".join(names))
+        self._store.delete(names)
+        self._after("delete", ",".join(names), turn)
+
+    def count(self, operation: str, prefix: str = "") -> int:
+        """Return how often ``operation`` was called for names that begin with ``prefix``."""
+        return sum(called == operation and name.startswith(prefix) for called, name in self.calls)
+
+    def _begin(self, operation: str, name: str) -> int:
+        with self._mutex:
+            self.calls.append((operation, name))
+            turn = sum(called == operation for called, _ in self.calls)
+        self._before(operation, name, turn)
+        return turn
+
+
+def nothing(operation: str, name: str, turn: int) -> None:
+    """Let the call be."""
+
+
+def nth(operation: str, turns: Sequence[int], error: BaseException, prefix: str = "") -> Fault:
+    """Return a fault that raises ``error`` at those turns of ``operation`` (for names that begin with ``prefix``)."""
+    seen = [0]
+
+    def fault(called: str, name: str, turn: int) -> None:
+        if called == operation and name.startswith(prefix):
+            seen[0] += 1
+            if seen[0] in turns:
+                raise error
+
+    return fault
+
+
+def killer(operation: str, wanted: int) -> Fault:
+    """Return a fault that kills this process, without any last word, at the given turn of ``operation``."""
+
+    def fault(called: str, name: str, turn: int) -> None:
+        if called == operation and turn == wanted:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return fault
