@@ -20,6 +20,7 @@ from snapvol.engine.parent import Base
 from snapvol.engine.pipeline import Pipeline
 from snapvol.engine.progress import Problem, Progress
 from snapvol.engine.reading import INCOMPLETE, TAG, Unreadable
+from snapvol.engine.survey import announce
 from snapvol.engine.walk import Walk
 from snapvol.model import now
 from snapvol.repository import BlobKind, Repository, SnapshotDocument
@@ -87,6 +88,7 @@ def back_up(
     begun = now()
     with repository.lock() as lock:
         before = _parent(repository, parent)
+        announce(progress, tree.root, before)
         repository.load_index()
         in_place = frozenset(change.path for change in changes or () if change.ranges is not None)
         with Pipeline(repository) as pipeline:

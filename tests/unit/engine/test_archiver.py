@@ -14,6 +14,7 @@ from snapvol.engine.archiver import back_up, latest_parent
 from snapvol.engine.contents import Cutter
 from snapvol.engine.manifest import VolumeMeta
 from snapvol.engine.progress import Silent
+from snapvol.engine.restorer import restore
 from snapvol.engine.walk import Walk
 from snapvol.errors import Cancelled, RepositoryUnreachable, StorageFailed
 from snapvol.model import now
@@ -320,6 +321,33 @@ def test_a_cancelled_backup_leaves_no_snapshot(bench: Bench, source: Path) -> No
     with pytest.raises(Cancelled):
         back_up(bench.repository, tree, meta, parent=None, progress=Impatient(5))
     assert bench.repository.snapshots() == []
+
+
+class Counter(Silent):
+    def __init__(self) -> None:
+        self.totals: list[tuple[int, int]] = []
+        self.done = [0, 0]
+
+    def total(self, files: int, bytes: int) -> None:
+        self.totals.append((files, bytes))
+
+    def advance(self, bytes: int, files: int) -> None:
+        self.done[0] += files
+        self.done[1] += bytes
+
+
+def test_progress_ends_where_it_said_it_would(bench: Bench, source: Path, target: Path) -> None:
+    grow(source, {b"a": file(b"123"), b"d": directory(), b"d/b": file(5 << 20, b"x"), b"l": symlink(b"a")})
+    counters = [Counter() for _ in range(3)]
+    tree = Tree(root=source, identity="1", stable_inodes=True)
+    meta = VolumeMeta(id="1", name="v", created=now(), taken=LATER)
+    first = back_up(bench.repository, tree, meta, parent=None, progress=counters[0])
+    second = back_up(bench.repository, tree, meta, parent=first.id, progress=counters[1])
+    restore(bench.repository, second.id, target, progress=counters[2])
+    assert second.unmodified == 2
+    for counter in counters:
+        assert counter.totals == [(3, (5 << 20) + 4)]
+        assert counter.done == [3, (5 << 20) + 4]
 
 
 # -- odds and ends ----------------------------------------------------------------------------------------------------
