@@ -132,6 +132,9 @@ class Btrfs(Trees):
     def _sync(self, root: Path) -> None:
         shell.run("sync", "-f", root)
 
+    def _left_out(self, root: Path) -> Sequence[str]:
+        return subvolume.nested(root)
+
     def _remove(self, path: Path) -> None:
         refuse_mounted(path, f"{path} is not removed")
         numbers = [number for root in _roots_in(path) for number in reversed(_with_nested(root))]

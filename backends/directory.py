@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from snapvol import shell
 from snapvol.backend import Features
+from snapvol.backends import subvolume
 from snapvol.backends.measure import measure, short_path
 from snapvol.backends.place import LOCK, MARKER, Place, Reserve, absolute, read_settings
 from snapvol.backends.removal import remove_tree
@@ -137,6 +138,10 @@ class Directory(Trees):
 
     def _sync(self, root: Path) -> None:
         shell.run("sync", "-f", "--", root)
+
+    def _left_out(self, root: Path) -> Sequence[str]:
+        # On btrfs a container may make subvolumes, which are file systems of their own to cp.
+        return subvolume.nested(root) if subvolume.filesystem_id(root) is not None else ()
 
     def _remove(self, path: Path) -> None:
         remove_tree(path)

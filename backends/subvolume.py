@@ -17,6 +17,8 @@ _FS_INFO = 0x8400941F  # _IOR(0x94, 31, 1024 bytes)
 _SUBVOLUME_INFO = 0x81F8943C  # _IOR(0x94, 60, 504 bytes)
 _TREE_SEARCH = 0xD0009411  # _IOWR(0x94, 17, 4096 bytes)
 _DESTROY = 0x5000943F  # _IOW(0x94, 63, 4096 bytes)
+_ROOT_REFERENCES = 0xD000943D  # _IOWR(0x94, 61, 4096 bytes)
+_INODE_LOOKUP_USER = 0xD000943E  # _IOWR(0x94, 62, 4096 bytes)
 _BY_ID = 1 << 4
 _DESTROY_REQUEST = struct.Struct("=qQQ4QQ4032x")  # descriptor, transaction, flags, unused, subvolume id
 _ROOT_TREE = 1
@@ -88,6 +90,45 @@ def _search(descriptor: int, number: int, start: int) -> list[int]:
         position += _ITEM.size + length
         if objectid == number and kind == _ROOT_REFERENCE:
             found.append(offset)
+    return found
+
+
+def nested(root: Path) -> list[str]:
+    """Return the paths below ``root``, which need not be a subvolume, of the subvolumes in it; not of those in these.
+
+    Needs no privileges, only the right to enter the directories on the way.
+    """
+    found = []
+    with _Opened(root) as descriptor:
+        for number, parent in _references(descriptor):
+            request = bytearray(4096)
+            struct.pack_into("=QQ", request, 0, parent, number)
+            try:
+                fcntl.ioctl(descriptor, _INODE_LOOKUP_USER, request)
+            except OSError as error:
+                # The kernel climbs from the parent to ``root``; where it does not come by, it says so with either.
+                if error.errno in (errno.ENOENT, errno.EACCES):
+                    continue
+                raise
+            name, path = request[16:272].split(b"\0", 1)[0], request[272:].split(b"\0", 1)[0]
+            found.append(os.fsdecode(bytes(path + name)))
+    return found
+
+
+def _references(descriptor: int) -> list[tuple[int, int]]:
+    """Return the number and the parent directory's inode of each subvolume in the one that the directory is in."""
+    found: list[tuple[int, int]] = []
+    request = bytearray(4096)  # the lowest number wanted, 255 pairs, how many there are
+    more = True
+    while more:
+        more = False
+        try:
+            fcntl.ioctl(descriptor, _ROOT_REFERENCES, request)
+        except OSError as error:
+            if error.errno != errno.EOVERFLOW:
+                raise
+            more = True  # and the lowest number wanted is set for the next turn
+        found += [struct.unpack_from("=QQ", request, 8 + 16 * at) for at in range(request[4088])]
     return found
 
 

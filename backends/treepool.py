@@ -76,6 +76,10 @@ class TreePool(Backend):
     def _sync(self, root: Path) -> None:
         """See the contents of ``root`` on the storage."""
 
+    def _left_out(self, root: Path) -> Sequence[str]:
+        """Return what copies of ``root`` do not have, as paths below it."""
+        return ()
+
     @abstractmethod
     def _remove(self, path: Path) -> None:
         """Remove a directory in tmp, with the roots in it."""

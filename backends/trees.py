@@ -104,6 +104,7 @@ class Trees(TreeVolumes):
             raise UsageError(f"{what}: '{snapshot.full_name}' is another volume's snapshot")
         directory = self._directory(volume)
         source = self._snapshot_directory(snapshot)
+        self.refuse_left_out(volume, what)
         with self._working(what) as work:
             self._copy_roots([(source / DATA, work / DATA)], read_only=False)
             self._inherit_limit(directory / DATA, work / DATA)

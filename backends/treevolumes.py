@@ -141,6 +141,12 @@ class TreeVolumes(TreePool):
     def unmount(self, volume: Volume) -> None:
         """See `Backend.unmount`."""
 
+    def left_out(self, volume: Volume) -> Sequence[str]:
+        """See `Backend.left_out`."""
+        root = self._directory(volume) / DATA
+        with explained(f"volume '{volume.name}' cannot be looked through"):
+            return [_in_a_line(path) for path in self._left_out(root)]
+
     # -- replacing contents -------------------------------------------------------------------------------------
 
     def stage(self, volume: Volume) -> Path:
@@ -163,6 +169,7 @@ class TreeVolumes(TreePool):
         with explained(what):
             if not volumedir.is_directory(directory / STAGED):
                 raise NotFound(f"{what}: nothing was staged")
+            self.refuse_left_out(volume, what)
             self._sync(directory / STAGED)
             self._swap(directory, directory / STAGED, what)
 
@@ -188,6 +195,10 @@ class TreeVolumes(TreePool):
         limit = self._limit(root)
         if limit is not None:
             self._set_limit(fresh, limit)
+
+
+def _in_a_line(path: str) -> str:
+    return "".join(it if it.isprintable() else it.encode("unicode_escape").decode() for it in path)
 
 
 def _refuse_foreign(directory: Path, volume: Volume, what: str) -> None:

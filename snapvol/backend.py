@@ -19,6 +19,7 @@ from typing import ClassVar
 
 from msgspec import Struct
 
+from snapvol.errors import Refused
 from snapvol.model import Damage, Health, Snapshot, Usage, Volume
 
 
@@ -271,7 +272,35 @@ class Backend(ABC):
         """Make the volume's contents those of ``snapshot``; its snapshots, newer ones too, all stay.
 
         The caller has checked that the volume is not in use and has snapshotted its present state.
+
+        Raises:
+            Refused: see `refuse_left_out`.
         """
+
+    def left_out(self, volume: Volume) -> Sequence[str]:
+        """Return what is in a volume, but not in snapshots taken now: paths below its root, as they can be shown.
+
+        Whatever replaces the contents destroys it for ever: see `refuse_left_out`.
+        """
+        return ()
+
+    def refuse_left_out(self, volume: Volume, what: str) -> None:
+        """Check that snapshots keep all of a volume; `rollback` and `adopt_stage` do it themselves.
+
+        Args:
+            volume: whose contents are about to be replaced.
+            what: what cannot be done where they do not, for the message.
+
+        Raises:
+            Refused: something would be lost for ever.
+        """
+        paths = self.left_out(volume)
+        if paths:
+            more = f" and {len(paths) - 3} more" if len(paths) > 3 else ""
+            raise Refused(
+                f"{what}: it holds what no snapshot keeps: {', '.join(paths[:3])}{more}",
+                "move that out of the volume or remove it: see `btrfs subvolume list`",
+            )
 
     @abstractmethod
     def open_snapshot(self, snapshot: Snapshot) -> AbstractContextManager[Tree]:

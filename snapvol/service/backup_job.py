@@ -54,6 +54,7 @@ class BackupJob(Kind):
         self._remember_labels(entry)
         with self._point(run, spec) as (entry, snapshot), entry.backend.open_snapshot(snapshot) as tree:
             run.check()
+            self._warn_of_left_out(run, entry)
             result = run.perform(
                 work.BackUp(
                     repository=place,
@@ -97,6 +98,14 @@ class BackupJob(Kind):
                     points.let_go(catalog, entry.volume.id, snapshot.name, tag)
             except InUse as error:
                 log.warning("snapshot '%s' stays until the next backup: %s", snapshot.full_name, error)
+
+    @staticmethod
+    def _warn_of_left_out(run: Run, entry: Entry) -> None:
+        paths = entry.backend.left_out(entry.volume)
+        for path in paths[:10]:
+            run.warn(f"{path} is not in the backup: volume '{entry.volume.name}' holds it, but no snapshot of it does")
+        if len(paths) > 10:
+            run.warn(f"and {len(paths) - 10} more are not")
 
     def _remember_labels(self, entry: Entry) -> None:
         """Record the labels that only Docker has, so that they come back with a restore (T37)."""

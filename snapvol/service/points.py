@@ -35,6 +35,19 @@ def require_snapshots(entry: Entry, hint: str | None = None) -> None:
         )
 
 
+def require_undo(entry: Entry, hint: str) -> None:
+    """Check that a snapshot taken now would bring back all that the volume holds.
+
+    Raises:
+        PoolUnavailable: its pool is not open.
+        Unsupported: its storage has no snapshots; ``hint`` says what to do instead.
+        Refused: the volume holds what no snapshot keeps.
+    """
+    require_snapshots(entry, hint)
+    what = f"the contents of volume '{entry.volume.name}' cannot be replaced"
+    entry.backend.refuse_left_out(entry.volume, what)
+
+
 def take(catalog: Catalog, entry: Entry, prefix: str, message: str, made_by: str) -> Snapshot:
     """Snapshot a volume as ``PREFIX-TIME``; where that is taken, a number follows.
 

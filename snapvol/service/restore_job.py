@@ -66,7 +66,7 @@ class RestoreJob(Kind):
             if entry.volume.state is not State.READY:
                 raise NotReady(f"volume '{entry.volume.name}' is {entry.volume.state}", ELSEWHERE)
             self.refuse_used(entry)
-            points.require_snapshots(entry, ELSEWHERE)
+            points.require_undo(entry, ELSEWHERE)
         elif entry.volume.state is State.READY:
             raise NotReady(f"volume '{entry.volume.name}' is complete already", "see: snapvol ls")
         else:
@@ -181,7 +181,7 @@ class RestoreJob(Kind):
     def _replace(self, run: Run, spec: RestoreSpec, found: Found) -> dict[str, Any]:
         entry = self._entry(spec)
         self.refuse_used(entry)
-        points.require_snapshots(entry, ELSEWHERE)
+        points.require_undo(entry, ELSEWHERE)
         run.phase("taking a snapshot")
         before = points.take(self._context.catalog, entry, "before-restore", _message(run.id), points.RESTORE)
         result = self._replace_path(run, spec, found) if spec.path is not None else self._replace_all(run, spec, found)

@@ -192,6 +192,7 @@ class Snapshots:
         with self._context.claim(volume, f"rollback to '{name}'") as entry:
             snapshot = entry.snapshot(snapshot_name(name))
             self._context.refuse_used(entry, "roll it back")
+            entry.backend.refuse_left_out(entry.volume, f"volume '{entry.volume.name}' cannot be rolled back")
             saved = free_name([entry], now(), "before-rollback-")
             plan = _rollback_plan(entry, snapshot, saved, done=not dry_run)
             if not dry_run:

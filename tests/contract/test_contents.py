@@ -14,7 +14,7 @@ import pytest
 from msgspec import Struct
 
 from snapvol.backend import Backend
-from snapvol.errors import NoSpace, StorageFailed
+from snapvol.errors import NoSpace, Refused, StorageFailed
 from snapvol.model import Volume, new_id
 from support import filesystems, storage
 from support.process import run
@@ -212,7 +212,7 @@ def test_a_link_out_of_a_volume_is_not_followed(trees: Pool) -> None:
 def test_subvolumes_that_containers_make_are_removed_with_their_volume(
     filesystem: Callable[[str], Path], name: str
 ) -> None:
-    """They are no part of a snapshot, and must not keep a volume from being destroyed."""
+    """They are no part of a snapshot, and must not keep a volume from being removed."""
     pool = storage.open_pool(storage.VARIANTS["btrfs"], filesystem("btrfs") / "nested")
     web, other = pool.volume("web"), pool.volume("other")
     outer = pool.backend.mount(web) / name
@@ -224,12 +224,41 @@ def test_subvolumes_that_containers_make_are_removed_with_their_volume(
     snapshot = pool.snapshot(web, "s1")
     with pool.backend.open_snapshot(snapshot) as tree:
         assert contents(tree.root) == {}
-    pool.backend.rollback(web, snapshot)
     pool.backend.destroy(web)
     assert pool.names() == {"other"}
     assert pool.leaks() == []
     pool.backend.destroy(other)
     assert pool.subvolumes() == []
+    pool.backend.close()
+
+
+@pytest.mark.parametrize("variant", ["btrfs", "directory-btrfs"])
+def test_what_no_snapshot_keeps_is_told_and_never_destroyed_by_new_contents(
+    filesystem: Callable[[str], Path], variant: str
+) -> None:
+    """T35: subvolumes that a container made are not in the snapshot that is to make a rollback undoable."""
+    pool = storage.open_pool(storage.VARIANTS[variant], filesystem("btrfs") / "kept")
+    web, other = pool.volume("web"), pool.volume("other")
+    root = pool.backend.mount(web)
+    (root / "a/b").mkdir(parents=True)
+    for path in (root / "a/b/inner\n", pool.backend.mount(other) / "theirs"):
+        run("btrfs", "subvolume", "create", path)
+    (root / "a/b/inner\n/precious").write_text("x")
+    snapshot = pool.snapshot(web, "s1")
+    assert (pool.backend.left_out(web), pool.backend.left_out(other)) == (["a/b/inner\\n"], ["theirs"])
+    with pytest.raises(Refused, match="it holds what no snapshot keeps: a/b/inner"):
+        pool.backend.rollback(web, snapshot)
+    pool.backend.stage(web)
+    with pytest.raises(Refused, match="it holds what no snapshot keeps"):
+        pool.backend.adopt_stage(web)
+    pool.backend.discard_stage(web)
+    assert (root / "a/b/inner\n/precious").read_text() == "x"
+    run("btrfs", "subvolume", "delete", root / "a/b/inner\n")
+    assert pool.backend.left_out(web) == []
+    pool.backend.rollback(web, snapshot)
+    for volume in (web, other):
+        pool.backend.destroy(volume)
+    assert pool.leaks() == []
     pool.backend.close()
 
 
