@@ -30,6 +30,7 @@ class Access(Struct, frozen=True, kw_only=True):
 
     Attributes:
         repository: a name from the settings, an S3 URL or a path.
+        no_lock: the repository is only read, and nothing is written to it, a lock neither.
     """
 
     repository: str | None = None
@@ -40,6 +41,7 @@ class Access(Struct, frozen=True, kw_only=True):
     ca_file: Path | None = None
     credentials_file: Path | None = None
     profile: str | None = None
+    no_lock: bool = False
 
     @property
     def url(self) -> str | None:
@@ -60,7 +62,7 @@ class Access(Struct, frozen=True, kw_only=True):
     @property
     def direct(self) -> bool:
         """The flags describe a repository that the daemon may not know: it is opened in this process."""
-        return self.url is not None or any(value is not None for value in self._details().values())
+        return self.url is not None or self.no_lock or any(value is not None for value in self._details().values())
 
     @property
     def name(self) -> str | None:
@@ -94,7 +96,7 @@ class Access(Struct, frozen=True, kw_only=True):
         return name, msgspec.structs.replace(session.settings.repository(name), **given)
 
     def _details(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in self.__struct_fields__ if name != "repository"}
+        return {name: getattr(self, name) for name in self.__struct_fields__ if name not in ("repository", "no_lock")}
 
 
 _FILE = click.Path(path_type=Path)
@@ -118,6 +120,7 @@ _OPTIONS = (
     click.option("--ca-file", type=_FILE, metavar="FILE", help="Certificates to trust instead of the system's."),
     click.option("--credentials-file", type=_FILE, metavar="FILE", help="An AWS credentials file."),
     click.option("--profile", metavar="NAME", help="The profile in it."),
+    click.option("--no-lock", is_flag=True, help="Write nothing, no lock either: for read-only storage."),
 )
 
 
@@ -146,6 +149,8 @@ def opened(session: Session, access: Access) -> Iterator[Repository]:
     name, settings = access.resolve(session)
     _hear_warnings()
     with _open(name, settings) as repository:
+        if access.no_lock:
+            repository.forgo_locks()
         yield repository
 
 

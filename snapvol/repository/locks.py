@@ -163,6 +163,23 @@ class Lock:
                 wait = RETRY
 
 
+class NoLock(Lock):
+    """What stands for a lock where the repository cannot or should not be written to: it allows reading only."""
+
+    def __init__(self, location: str) -> None:
+        self.exclusive = False
+        self.id = ""
+        self._location = location
+
+    def check(self) -> None:
+        """Refuse: nothing may be written.
+
+        Raises:
+            RepositoryLocked: always.
+        """
+        raise RepositoryLocked(f"{self._location} is open for reading without a lock", "leave out --no-lock to write")
+
+
 @contextmanager
 def held(
     store: Store, key: MasterKey, *, exclusive: bool, wait: float = 0.0, clocks: Clocks | None = None

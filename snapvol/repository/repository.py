@@ -13,7 +13,7 @@ from snapvol.repository.check import check
 from snapvol.repository.findings import CheckProgress, CheckReport
 from snapvol.repository.ids import BlobKind
 from snapvol.repository.index import BlobIndex, Location, index_files
-from snapvol.repository.locks import Lock
+from snapvol.repository.locks import Lock, NoLock
 from snapvol.repository.parallel import mapped
 from snapvol.repository.reader import IN_FLIGHT, Loss, Reader
 from snapvol.repository.sealing import MasterKey
@@ -47,6 +47,7 @@ class Repository:
         self._reader = Reader(store, key, self._index)
         self._writer = Writer(store, key, self._index, tuning)
         self._lock: Lock | None = None
+        self._locking = True
         self._documents: dict[str, SnapshotDocument] = {}
 
     @staticmethod
@@ -257,6 +258,10 @@ class Repository:
         """Delete snapshots by their full ids; their blobs stay until a prune."""
         self.store.delete([f"snapshots/{name}" for name in ids])
 
+    def forgo_locks(self) -> None:
+        """Read without taking locks, as read-only storage demands; a prune elsewhere may then take what is read."""
+        self._locking = False
+
     def lock(self, exclusive: bool = False, *, wait: float = 0.0) -> AbstractContextManager[Lock]:
         """Hold a lock: a shared one to read or write, an exclusive one to delete.
 
@@ -266,8 +271,10 @@ class Repository:
 
         Raises:
             RepositoryLocked: somebody else holds a lock that excludes this one.
+
+        After `forgo_locks` the lock is one whose `check` always refuses.
         """
-        return self._held(exclusive, wait)
+        return self._held(exclusive, wait) if self._locking else nullcontext(NoLock(self.store.location))
 
     @contextmanager
     def _held(self, exclusive: bool, wait: float) -> Iterator[Lock]:

@@ -15,6 +15,7 @@ from snapvol.cli.program import run
 from snapvol.engine.archiver import back_up
 from snapvol.engine.manifest import VolumeMeta
 from snapvol.engine.progress import Silent
+from snapvol.errors import StorageFailed
 from snapvol.repository import Repository
 from snapvol.stores.local import LocalStore
 from support.fake_api import Result
@@ -264,3 +265,20 @@ def test_the_settings_can_be_seen_without_the_daemon(
     result = snapvol("config", "daemon.root")
     assert (result.code, result.out) == (0, f"{tmp_path}/root\n")
     assert result.err.endswith("these are the settings that one would start with\n")
+
+
+def test_no_lock_reads_what_cannot_be_written(
+    there: Path, snapvol: Snapvol, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def refuse(*_: object) -> None:
+        raise StorageFailed("read-only file system")
+
+    monkeypatch.setattr(LocalStore, "put", refuse)
+    monkeypatch.setattr(LocalStore, "delete", refuse)
+    assert snapvol("restore", "wiki", "--to", str(tmp_path / "locked")).code == 1
+    assert snapvol("restore", "wiki", "--to", str(tmp_path / "wiki"), "--no-lock").code == 0
+    assert (tmp_path / "wiki/pages/home.md").read_text() == "# Home\n"
+    assert snapvol("verify", "wiki", "--no-lock").code == 0
+    assert snapvol("repo", "check", "--read-data", "--no-lock").code == 0
+    newest = snapvol("backups", "wiki", "-q").out.split()[-1]
+    assert "leave out --no-lock" in snapvol("forget", newest, "--force", "--yes", "--no-lock").err
