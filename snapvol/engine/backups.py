@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from msgspec import Struct
 
 from snapvol.engine.reading import INCOMPLETE, TAG
-from snapvol.errors import NotFound, UsageError, nearest
+from snapvol.errors import Damaged, NotFound, UsageError, nearest
 from snapvol.model import now
 from snapvol.repository import Repository, SnapshotDocument
 
@@ -107,20 +107,22 @@ def select(repository: Repository, text: str) -> Backup:
     Raises:
         NotFound: there is none.
         UsageError: several ids begin so, or it is not a time.
-        Damaged: the one that is meant cannot be read.
+        Damaged: the one that is meant cannot be read, or may be among those that cannot.
     """
     found = backups(repository)
     name, at, moment = text.partition("@")
     end = _end_of(moment, text) if at else None
     named = [backup for backup in found if backup.volume == name]
     if named or at:
-        return _newest(named, name, end, found)
+        return _newest(repository, named, name, end, found)
     return _by_id(repository, found, text)
 
 
-def _newest(named: list[Backup], name: str, end: datetime | None, found: list[Backup]) -> Backup:
+def _newest(
+    repository: Repository, named: list[Backup], name: str, end: datetime | None, found: list[Backup]
+) -> Backup:
     if not named:
-        raise _unknown(name, found)
+        raise _unknown(repository, name, found)
     limit = now() if end is None else end
     fitting = [backup for backup in named if backup.time <= limit]
     if fitting:
@@ -135,7 +137,7 @@ def _newest(named: list[Backup], name: str, end: datetime | None, found: list[Ba
 
 def _by_id(repository: Repository, found: list[Backup], text: str) -> Backup:
     if not _ID.match(text):
-        raise _unknown(text, found)
+        raise _unknown(repository, text, found)
     fitting = [backup for backup in found if backup.id.startswith(text)]
     damaged = [(name, error) for name, error in repository.damaged_snapshots if name.startswith(text)]
     if len(fitting) + len(damaged) > 1:
@@ -145,11 +147,17 @@ def _by_id(repository: Repository, found: list[Backup], text: str) -> Backup:
     if damaged:
         raise damaged[0][1]
     if not fitting:
-        raise _unknown(text, found)
+        raise _unknown(repository, text, found)
     return fitting[0]
 
 
-def _unknown(text: str, found: list[Backup]) -> NotFound:
+def _unknown(repository: Repository, text: str, found: list[Backup]) -> NotFound | Damaged:
+    if repository.damaged_snapshots:
+        count, first = len(repository.damaged_snapshots), repository.damaged_snapshots[0][1]
+        return Damaged(
+            f"no backup '{text}' among those that can be read, and {count} cannot: {first}",
+            "see: snapvol repo check",
+        )
     volumes = sorted({backup.volume for backup in found if backup.volume is not None})
     hint = nearest(text, volumes) if len(volumes) in range(1, 20) else "list them: snapvol backups"
     return NotFound(f"no backup '{text}'", hint)

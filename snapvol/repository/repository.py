@@ -219,7 +219,12 @@ class Repository:
         self.damaged_snapshots = []
         entries = self._listed("snapshots/")
         documents = []
-        read = mapped(lambda entry: self._snapshot(entry.name, entry.size), entries, IN_FLIGHT)
+        read = list(mapped(lambda entry: self._snapshot(entry.name, entry.size), entries, IN_FLIGHT))
+        absent = {entry.name for entry, document in zip(entries, read, strict=True) if document is None}
+        if absent and (listed := absent & {entry.name for entry in self._listed("snapshots/")}):
+            # Not forgotten meanwhile: the server contradicts itself, and "there is none" would be a guess (T27).
+            said = f"{min(listed)} is listed in {self.store.location}, but cannot be read there"
+            raise RepositoryUnreachable(said, "try again in a minute")
         for entry, document in zip(entries, read, strict=True):
             name = entry.name.removeprefix("snapshots/")
             if isinstance(document, Damaged):

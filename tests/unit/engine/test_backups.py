@@ -144,3 +144,7 @@ def test_t30_a_damaged_record_is_said_where_it_is_meant(bench: Bench) -> None:
     assert backups(bench.repository) == []
     with pytest.raises(Damaged):
         select(bench.repository, backup[:12])
+    # Which volume it was of is not known: "there is none" would be a guess.
+    for text in ("web", "web@2026-11-20"):
+        with pytest.raises(Damaged, match="no backup 'web' among those that can be read, and 1 cannot: snapshots/"):
+            select(bench.repository, text)

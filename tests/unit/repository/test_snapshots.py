@@ -86,3 +86,22 @@ def test_they_are_written_as_restic_writes_them() -> None:
     """Fields that are empty are left out, as Go does."""
     document = SnapshotDocument(time=datetime(2026, 1, 1, tzinfo=UTC), tree="a", paths=["/x"], hostname="h")
     assert msgspec.json.encode(document) == b'{"time":"2026-01-01T00:00:00Z","tree":"a","paths":["/x"],"hostname":"h"}'
+
+
+def test_one_that_is_listed_and_not_there_is_not_taken_for_absent(memory: MemoryStore) -> None:
+    """T27: 404, then 200. Only where it is no longer listed either, somebody has forgotten it meanwhile."""
+    ids = [written(memory) for _ in range(5)]
+    flaky = Faulty(memory, nth("get", [2], NotFound("404"), "snapshots/"))
+    with opened(flaky) as repository:
+        with pytest.raises(RepositoryUnreachable, match="is listed in memory, but cannot be read there; try again"):
+            repository.snapshots()
+        assert {name for name, _ in repository.snapshots()} == set(ids)
+
+    def forget(operation: str, name: str, turn: int) -> None:
+        if operation == "get" and name.startswith("snapshots/"):
+            memory.delete([f"snapshots/{ids[0]}"])
+
+    with opened(Faulty(memory, forget)) as repository:
+        assert {name for name, _ in repository.snapshots()} >= set(ids[1:])
+    with opened(memory) as repository:
+        assert {name for name, _ in repository.snapshots()} == set(ids[1:])
