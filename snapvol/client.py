@@ -28,7 +28,7 @@ from snapvol.api import (
     TrashInfo,
     VolumeInfo,
 )
-from snapvol.errors import DaemonUnreachable, SnapvolError, by_kind
+from snapvol.errors import DaemonUnreachable, SnapvolError, UsageError, by_kind
 
 CONNECT_SECONDS = 10.0
 """How long the daemon may take to accept; a full backlog is the only honest cause."""
@@ -275,6 +275,7 @@ class Client:
     def _exchange(
         self, method: str, path: str, body: object, seconds: float | None = None
     ) -> Iterator[http.client.HTTPResponse]:
+        content = None if body is None else _encoded(body)
         connection = _Connection(self.path, seconds or self._seconds)
         try:
             try:
@@ -283,7 +284,7 @@ class Client:
                 raise _unreachable(self.path, error) from error
             headers = {} if body is None else {"Content-Type": "application/json"}
             try:
-                connection.request(method, path, None if body is None else msgspec.json.encode(body), headers)
+                connection.request(method, path, content, headers)
                 yield connection.getresponse()
             except TimeoutError as error:
                 raise DaemonUnreachable(
@@ -324,6 +325,16 @@ def rebuilt(kind: str, message: str, hint: str | None) -> SnapvolError:
     failure = found.__new__(found)
     SnapvolError.__init__(failure, message, hint)
     return failure
+
+
+def _encoded(body: object) -> bytes:
+    try:
+        return msgspec.json.encode(body)
+    except UnicodeEncodeError as error:
+        raise UsageError(
+            "what was given is not UTF-8, and the daemon takes only that",
+            "for a file with such a name: restore the directory that it is in, or to a directory: --to DIR",
+        ) from error
 
 
 def _part(name: str) -> str:

@@ -66,7 +66,7 @@ class _File(Struct, kw_only=True):
 
 
 class Holders:
-    """Counts of announced mounts, by volume identity. Thread-safe; every change is on disk before it returns.
+    """Counts of announced mounts, by volume identity. Thread-safe; changes are on disk at once, where they can be.
 
     Args:
         path: the file, in a directory that a reboot may empty. A reboot that does not is told by the boot's id.
@@ -172,7 +172,11 @@ class Holders:
 
     def _write(self) -> None:
         # Not synced: the file must outlive the daemon, not the machine; after a reboot it is not believed anyway.
-        self._path.parent.mkdir(parents=True, exist_ok=True)
         new = self._path.with_name(f"{self._path.name}.new")
-        new.write_bytes(msgspec.json.encode(self._file))
-        os.replace(new, self._path)
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            new.write_bytes(msgspec.json.encode(self._file))
+            os.replace(new, self._path)
+        except OSError as error:
+            # No obstacle to a mount, and least of all to an unmount (G7): the next daemon sees who uses what anyway.
+            log.warning("%s: %s; mounts are remembered until snapvol is restarted", self._path, error)

@@ -204,7 +204,7 @@ def _relative(path: str) -> str:
     Raises:
         UsageError: it leads out of the volume, or nowhere.
     """
-    if "\0" in path or not path.strip("/"):
+    if "\0" in path or posixpath.normpath(path).strip("/") in ("", "."):
         raise UsageError(f"path {path!r} names nothing in a volume", "write it relative to the volume's root")
     if ".." in path.split("/"):
         raise UsageError(f"path {path!r} leads out of the volume", "write it relative to the volume's root")

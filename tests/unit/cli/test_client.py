@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from snapvol import errors
 from snapvol.api import JobState, Plan, Status
 from snapvol.client import Client, RestoreRequest
-from snapvol.errors import DaemonUnreachable, SnapvolError
+from snapvol.errors import DaemonUnreachable, SnapvolError, UsageError
 from support.fake_api import Api, job, volume
 
 WIKI = volume("wiki")
@@ -162,6 +163,13 @@ def test_a_broken_answer_is_never_taken_for_an_empty_one(api: Api, raw: bytes, m
     api.on("GET", "/v1/volumes", raw=raw)
     with pytest.raises(SnapvolError, match=message):
         Client(api.path).volumes()
+
+
+def test_what_is_no_text_is_refused_before_it_is_sent(api: Api) -> None:
+    """T34: a path on the command line may be any bytes."""
+    with pytest.raises(UsageError, match="what was given is not UTF-8"):
+        Client(api.path).restore(RestoreRequest(backup="wiki", in_place=True, path=os.fsdecode(b"\xff")))
+    assert api.requests == []
 
 
 def test_no_socket(tmp_path: Path) -> None:

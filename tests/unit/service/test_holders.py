@@ -79,6 +79,16 @@ def test_a_damaged_file_is_no_obstacle(path: Path, content: bytes) -> None:
     assert holders(path, Processes(OLD)).count("v") == 1
 
 
+def test_a_file_that_cannot_be_written_is_no_obstacle(tmp_path: Path) -> None:
+    """G7: a full disk must not fail a mount, still less an unmount."""
+    (tmp_path / "run").write_text("in the way of the directory")
+    holders = Holders(tmp_path / "run/holders.json")
+    holders.add("v", "id1", OLD)
+    assert holders.count("v") == 1
+    holders.drop("v", "id1", OLD)
+    assert holders.count("v") == 0
+
+
 def test_a_killed_dockerd_that_mounts_again_with_the_old_id_leaks_nothing_t8(path: Path) -> None:
     processes = Processes(OLD)
     it = holders(path, processes)

@@ -204,7 +204,7 @@ def test_one_path_into_a_new_volume(service: Service) -> None:
     assert contents(service.mountpoint("part")) == {"d/b": FILES["d/b"], "d/empty": b""}
 
 
-@pytest.mark.parametrize("path", ["", "/", "..", "a/../..", "a\0b"])
+@pytest.mark.parametrize("path", ["", "/", ".", "./", "..", "a/../..", "a\0b"])
 def test_T5_a_path_that_leads_out_of_the_volume_is_refused(service: Service, path: str) -> None:
     with pytest.raises(UsageError):
         service.backups.restore("web", volume="new", path=path)
