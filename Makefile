@@ -3,7 +3,7 @@ SHELL := /bin/bash
 PYTEST := .venv/bin/pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint test-unit test-contract test-e2e install clean
+.PHONY: help demo test lint test-unit test-contract test-e2e bench install clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
@@ -34,6 +34,11 @@ test-e2e: ## real Docker, Podman, Ceph RGW and restic (root)
 	@packaging/vm/packages python storage judge containers s3
 	@packaging/vm/venv .venv dev
 	$(PYTEST) tests/e2e
+
+bench: ## figures against restic and for plugin calls, ten minutes (root)
+	@packaging/vm/packages python judge
+	@packaging/vm/venv .venv dev
+	@for figures in startup plugin backup; do .venv/bin/python bench/$$figures.py || exit 1; done
 
 install: ## into /opt/snapvol, with the systemd units (root)
 	@packaging/vm/packages python
