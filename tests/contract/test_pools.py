@@ -227,8 +227,9 @@ def test_a_time_of_removal_that_nobody_can_count_from_is_told_and_hides_nothing(
     sidecar.write_text(json.dumps({**json.loads(whole), "deleted": deleted}))
     tree_pool.reopen()
     found = {volume.name: volume for volume in tree_pool.backend.trashed()}
-    assert isinstance(found[bad.id], Damage)
-    assert "a time " in found[bad.id].reason
+    damaged = found[bad.id]
+    assert isinstance(damaged, Damage)
+    assert "a time " in damaged.reason
     assert found["good"].name == "good"
     sidecar.write_text(whole)
 
