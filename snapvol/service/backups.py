@@ -65,7 +65,8 @@ class Backups:
         self.jobs.close()
 
     def clean(self) -> None:
-        """Take away what backups that no longer run left behind. For the start, and for pools that come later."""
+        """Take away what jobs that no longer run left behind. For the start, and for pools that come later."""
+        self.jobs.clean()
         for entry in self._context.catalog.entries():
             if entry.pool.problem is None and self.jobs.active(entry.volume.id) is None:
                 points.clean(self._context.catalog, entry)

@@ -37,7 +37,11 @@ class Kind(ABC):
         """Do it, in a thread of its own, and return the result. Raises where it failed."""
 
     def give_up(self, job: JobInfo, spec: Spec) -> None:  # noqa: B027
-        """Clean up after a job that did not end well: failed, cancelled, or interrupted in another life."""
+        """Clean up after a job that did not end well: failed, cancelled, or interrupted in another life.
+
+        Raises:
+            PoolUnavailable: the pool is not open; it is asked for again when one was opened.
+        """
 
 
 class Job:

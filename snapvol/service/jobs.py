@@ -14,7 +14,7 @@ from uuid import uuid4
 import msgspec
 
 from snapvol.api import JobInfo, JobState
-from snapvol.errors import Cancelled, InUse, NotFound, Refused, SnapvolError
+from snapvol.errors import Cancelled, InUse, NotFound, PoolUnavailable, Refused, SnapvolError
 from snapvol.model import now
 from snapvol.service import work
 from snapvol.service.job import Job, Kind, Run, Spec
@@ -43,6 +43,7 @@ class Jobs:
         self._kinds: dict[str, Kind] = {}
         self._jobs: dict[str, Job] = {}
         self._queue: list[Job] = []
+        self._unclean: list[Job] = []
         self._changed = threading.Condition()
         self._closing = False
 
@@ -269,11 +270,8 @@ class Jobs:
             error_kind=type(error).__name__ if error else None,
             hint=error.hint if error else None,
         )
+        clean = error is None or self._give_up(ended, job.record.spec)
         if error is not None:
-            try:
-                self._kinds[job.info.kind].give_up(ended, job.record.spec)
-            except Exception:
-                log.exception("job %s: what it left behind was not cleaned up", job.id)
             self.append(job, [str(error)])
         with self._changed:
             job.put(ended)
@@ -281,9 +279,34 @@ class Jobs:
             job.settled = True
             self._forget_old()
             self._changed.notify_all()
-        self._state.save_job(job.record)
+            if not clean:
+                self._unclean.append(job)
+        if clean:  # else it must not look ended to the next daemon, which then tries, too
+            self._state.save_job(job.record)
         log.info("job %s: %s of %s: %s%s", job.id, ended.kind, ended.object, state, f": {error}" if error else "")
         self._start_next()
+
+    def clean(self) -> None:
+        """Clean up once more after jobs that ended while the pool of what they worked on was away."""
+        with self._changed:
+            waiting, self._unclean = self._unclean, []
+        for job in waiting:
+            if self._give_up(job.info, job.record.spec):
+                self._state.save_job(job.record)
+            else:
+                with self._changed:
+                    self._unclean.append(job)
+
+    def _give_up(self, ended: JobInfo, spec: Mapping[str, Any]) -> bool:
+        """Clean up after a job that did not end well; False where that must be tried again."""
+        try:
+            self._kinds[ended.kind].give_up(ended, dict(spec))
+        except PoolUnavailable as error:
+            log.warning("job %s: what it left behind is cleaned up when the pool is back: %s", ended.id, error)
+            return False
+        except Exception:
+            log.exception("job %s: what it left behind was not cleaned up", ended.id)
+        return True
 
     def _forget_old(self) -> None:
         ended = [id for id, job in self._jobs.items() if job.settled]

@@ -92,6 +92,9 @@ class RestoreJob(Kind):
         wanted = msgspec.convert(spec, RestoreSpec)
         entry = self._context.catalog.by_id(wanted.volume_id)
         if entry is None:
+            for pool, seen in self._context.catalog.missing():
+                if seen.id == wanted.volume_id:
+                    pool.require()
             return
         if wanted.in_place:
             self._undo(entry, job, wanted.path)

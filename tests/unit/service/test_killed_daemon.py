@@ -112,3 +112,30 @@ def test_T38_what_a_killed_daemon_leaves_is_as_before_or_is_told_and_can_be_retr
     finally:
         service.close()
         shutil.rmtree(root)
+
+
+@pytest.mark.parametrize("starts", [1, 2])
+def test_T38_T40_a_pool_that_comes_back_late_is_brought_back_to_before_the_restore(tmp_path: Path, starts: int) -> None:
+    root, away = tmp_path / "root", tmp_path / "away"
+    prepared(root)
+    pool = root / "pool"
+    before = contents(pool / "volumes" / "web" / "data")
+    job = killed_while(root, "path")
+    pool.rename(away)
+    for _ in range(starts - 1):
+        directory_service(root, FakeKernel()).close()
+    service = directory_service(root, FakeKernel())
+    try:
+        assert service.volume("web").damaged
+        assert service.jobs.get(job).state is JobState.INTERRUPTED
+        away.rename(pool)
+        service.refresh_pools()
+        assert contents(service.mountpoint("web")) == before
+        assert service.snapshots("web") == []
+        assert service.jobs.get(job).state is JobState.INTERRUPTED
+    finally:
+        service.close()
+    (pool / "volumes/web/data/d/later").write_bytes(b"x")
+    service = directory_service(root, FakeKernel())
+    assert contents(service.mountpoint("web")) == {**before, "d/later": b"x"}
+    service.close()
