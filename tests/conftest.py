@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -111,3 +112,13 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 def place(pytestconfig: pytest.Config) -> Path:
     """The session's own directory: on the machine's file system, short enough for socket paths, gone at the end."""
     return pytestconfig.stash[PLACE]
+
+
+@pytest.fixture(autouse=True)
+def _log_as_before() -> Iterator[None]:
+    """The program sets its log up once, at its start; tests start it many times in one process."""
+    log = logging.getLogger("snapvol")
+    handlers, level, propagate = log.handlers[:], log.level, log.propagate
+    yield
+    log.handlers[:], log.propagate = handlers, propagate
+    log.setLevel(level)
