@@ -147,8 +147,7 @@ def opened(session: Session, access: Access) -> Iterator[Repository]:
         NotFound: there is no repository.
     """
     name, settings = access.resolve(session)
-    _hear_warnings()
-    with _open(name, settings) as repository:
+    with _warnings_shown(), _open(name, settings) as repository:
         if access.no_lock:
             repository.forgo_locks()
         yield repository
@@ -162,11 +161,16 @@ class _Notes(logging.Handler):
         output.note(" ".join(record.getMessage().split()))
 
 
-def _hear_warnings() -> None:
-    log = logging.getLogger("snapvol")
-    if not any(isinstance(handler, _Notes) for handler in log.handlers):
-        log.addHandler(_Notes(logging.WARNING))
-        log.propagate = False
+@contextmanager
+def _warnings_shown() -> Iterator[None]:
+    log, notes = logging.getLogger("snapvol"), _Notes(logging.WARNING)
+    log.addHandler(notes)
+    propagate, log.propagate = log.propagate, False
+    try:
+        yield
+    finally:
+        log.removeHandler(notes)
+        log.propagate = propagate
 
 
 def _open(name: str, settings: RepositorySettings) -> Repository:

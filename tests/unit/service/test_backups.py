@@ -334,7 +334,7 @@ def test_T28_a_killed_worker_leaves_nothing_behind_and_the_next_run_works(servic
 
 def test_cancelling_a_backup_ends_it_cleanly_within_seconds(service: Service) -> None:
     data = fill(service, "web")
-    (data / "big").write_bytes(os.urandom(64 << 20))
+    (data / "big").write_bytes(os.urandom(512 << 20))
     (job,) = service.backups.back_up(["web"])
     wait_until(lambda: service.jobs.get(job.id).progress.bytes_done > 0, SECONDS, "the backup to be under way")
     service.jobs.cancel(job.id)

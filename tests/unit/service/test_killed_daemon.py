@@ -20,7 +20,7 @@ from support.quick import initialise
 from support.service import FakeKernel, directory_service
 
 SECONDS = 60.0
-SIZE = 48 << 20
+SIZE = 384 << 20  # a second's work, so that the kill comes in the middle of it
 
 DAEMON = """
 import sys, time
