@@ -74,8 +74,18 @@ def loops(place: Path) -> dict[str, str]:
     return found
 
 
-def report(place: Path) -> list[str]:
-    """Return a line for each process, mount and loop device that is still there."""
+def report(place: Path, seconds: float = 15.0) -> list[str]:
+    """Return a line for each process, mount and loop device that is still there after at most ``seconds``.
+
+    The kernel takes its time over lazy unmounts and over the loop devices below them.
+    """
+    deadline = time.monotonic() + seconds
+    while (left := _left(place)) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return left
+
+
+def _left(place: Path) -> list[str]:
     return [
         *(f"process {pid}: {command}" for pid, command in processes(place).items()),
         *(f"mount {point}" for point in mounts(place) if point != str(place)),
