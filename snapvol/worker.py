@@ -274,6 +274,7 @@ def main() -> NoReturn:
     signal.setitimer(signal.ITIMER_REAL, 0)
     report.last()
     report.say(last)
+    sys.stdout.flush()  # what was printed waits there for as long as nobody makes it go
     sys.stderr.flush()
     # Not `return`: Python would wait for threads, and one of them may wait for a server that is silent.
     os._exit(0 if isinstance(last, work.Finished) else 1)

@@ -37,6 +37,7 @@ def pytest_configure(config: pytest.Config) -> None:
     for variable in [name for name in os.environ if name.startswith(("SNAPVOL_", "AWS_", "RESTIC_", "DOCKER_"))]:
         if not variable.startswith("SNAPVOL_TEST_"):
             del os.environ[variable]
+    os.environ.pop("PYTHONUNBUFFERED", None)  # users do not have it
     config.stash[REAPER] = _reaper(place)
     # No credentials of the person at the keyboard, no search for them in a cloud's metadata service.
     os.environ.update(
