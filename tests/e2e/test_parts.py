@@ -89,13 +89,13 @@ def test_nothing_outlives_a_killed_test_runner(tmp_path: Path) -> None:
         wait_until((tmp_path / "place").exists, 60, "the inner session's container")
         time.sleep(0.2)
         place = Path((tmp_path / "place").read_text())
-        report = leftovers.report(place)
+        report = leftovers.report(place, seconds=0)
         assert any("dockerd" in line for line in report)
         assert any(line.startswith("loop device") for line in report)
     finally:
         inner.kill()
         inner.wait()
-    wait_until(lambda: not place.exists() and not leftovers.report(place), 30, lambda: f"{leftovers.report(place)}")
+    wait_until(lambda: not place.exists() and not leftovers.report(place, 0), 30, lambda: f"{leftovers.report(place, 0)}")
 
 
 def test_a_program_without_end_is_an_error() -> None:
