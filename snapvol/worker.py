@@ -10,14 +10,11 @@ import errno
 import faulthandler
 import os
 import signal
-import stat
 import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable
-from contextlib import suppress
-from pathlib import Path
 from types import FrameType
 from typing import IO, TYPE_CHECKING, Any, NoReturn
 
@@ -29,7 +26,7 @@ from snapvol.service import work
 from snapvol.service.repositories import open_repository
 
 if TYPE_CHECKING:
-    from snapvol.repository import Repository
+    pass
 
 PACE = 0.2  # seconds between reports of progress
 REACTION = 3.0  # seconds in which the engine should have noticed that it is to end
@@ -116,7 +113,6 @@ def _back_up(what: work.BackUp, report: Report) -> dict[str, Any]:
     with open_repository(what.repository.name, what.repository.settings) as repository:
         parent = latest_parent(repository, what.meta.id, what.host)
         report.phase("backing up")
-        _foretell(repository, parent, what, report)
         result = back_up(
             repository,
             Tree(root=what.source, identity=what.identity, stable_inodes=what.stable_inodes),
@@ -127,29 +123,6 @@ def _back_up(what: work.BackUp, report: Report) -> dict[str, Any]:
         )
     report.total(result.files, result.bytes_total)
     return _plain(result) | {"parent": parent}
-
-
-def _foretell(repository: Repository, parent: str | None, what: work.BackUp, report: Report) -> None:
-    """Say how much there probably is to do: as much as the last time; where there is none, count beside the work."""
-    summary = repository.find_snapshot(parent)[1].summary if parent is not None else None
-    files, size = ((summary or {}).get(key) for key in ("total_files_processed", "total_bytes_processed"))
-    if isinstance(files, int) and isinstance(size, int):
-        report.total(files, size)
-    else:
-        threading.Thread(target=_count, args=(what.source, report), name="count", daemon=True).start()
-
-
-def _count(source: Path, report: Report) -> None:
-    files = size = 0
-    for _, _, names, descriptor in os.fwalk(source):
-        for name in names:
-            with suppress(OSError):  # whether it can be read is the archiver's to say
-                found = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
-                files += 1
-                size += found.st_size if stat.S_ISREG(found.st_mode) else 0
-        if report.stopping:
-            return
-    report.total(files, size)
 
 
 def _restore(what: work.Restore, report: Report) -> dict[str, Any]:
