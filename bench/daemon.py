@@ -57,8 +57,8 @@ def finish(pid: int) -> None:
 def running() -> Iterator[Path]:
     """Give the root of a daemon with a repository; its pool is on this file system, its sockets where /run would be."""
     with (
-        tempfile.TemporaryDirectory(prefix="snapvol-bench-") as root,
-        tempfile.TemporaryDirectory(dir="/dev/shm") as run,
+        TemporaryDirectory(prefix="snapvol-bench-") as root,
+        TemporaryDirectory(dir="/dev/shm") as run,
     ):
         os.environ["SNAPVOL_ROOT"] = root
         os.environ["SNAPVOL_DAEMON__RUNTIME"] = run
