@@ -20,7 +20,7 @@ lint: ## style, types, layers, units and shell scripts
 	@packaging/vm/venv .venv dev
 	@tests/lint
 
-test-unit: ## fast, without root
+test-unit: ## fast; what needs root is skipped without
 	@packaging/vm/packages python judge
 	@packaging/vm/venv .venv dev
 	$(PYTEST) tests/unit

@@ -24,6 +24,8 @@ from support.faults import Faulty, nth
 from support.repositories import PASSWORD, SMALL, opened, sample
 from support.trees import differences, directory, file, grow, look, symlink
 
+pytestmark = pytest.mark.root  # trees have files of other owners
+
 LATER = now() + timedelta(minutes=10)  # so that files made just now count as settled
 
 

@@ -20,6 +20,8 @@ from support.random_trees import plans
 from support.repositories import sample
 from support.trees import Entry, Plan, below, differences, directory, fell, file, grow, look, symlink
 
+pytestmark = pytest.mark.root  # trees have files of other owners
+
 NOISE = random.Random(1).randbytes(3 << 20)
 PLAN: dict[bytes, Entry] = {
     b"a": file(b"1"),

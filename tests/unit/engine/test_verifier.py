@@ -13,6 +13,8 @@ from support.benches import Bench
 from support.repositories import sample
 from support.trees import directory, file, grow
 
+pytestmark = pytest.mark.root  # trees have files of other owners
+
 BIG = sample(2, 900_000)
 
 
