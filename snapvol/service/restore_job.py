@@ -177,7 +177,12 @@ class RestoreJob(Kind):
         self._context.catalog.change(volume.id, options=options, labels=labels, parent=found.backup.id)
         if labels and self._docker.adopt(volume.name, labels) is False:
             run.warn(f"Docker knew volume '{volume.name}' already, and keeps the labels that it has")
-        return self._entry(spec)
+        entry = self._entry(spec)
+        if any(option.key in options for option in entry.backend.options):
+            # The storage's own options work on what is written after them: begin with a root that has them.
+            entry.backend.stage(entry.volume)
+            entry.backend.adopt_stage(entry.volume)
+        return entry
 
     # -- in place -----------------------------------------------------------------------------------------------
 

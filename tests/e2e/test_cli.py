@@ -137,6 +137,22 @@ def test_backups_and_restores(host: Snapvol, tmp_path: Path) -> None:
     assert len(host.json("backups")) == 1
 
 
+def test_T37_a_restored_volume_works_by_its_options(host: Snapvol) -> None:
+    host.out("create", "db", "-o", "btrfs.compression=zstd", "-o", "size=300M")
+    fill(root(host, "db"))
+    before = contents(root(host, "db"))
+    host.out("backup", "db")
+    host.out("restore", "db", "db2")
+    copy = host.json("inspect", "db2")
+    assert copy["options"]["btrfs.compression"] == "zstd"
+    assert copy["size"] == 300 << 20
+    place = Path(copy["mountpoint"])
+    assert {os.getxattr(path, "btrfs.compression") for path in (place, place / "pages", place / "data")} == {b"zstd"}
+    assert contents(place) == before
+    with pytest.raises(OSError, match="quota"):
+        (place / "too large").write_bytes(os.urandom(400 << 20))
+
+
 def test_jobs(host: Snapvol) -> None:
     host.cli("create", "wiki")
     fill(root(host, "wiki"))
