@@ -7,6 +7,7 @@ import subprocess  # noqa: TID251
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,8 @@ def test_nothing_outlives_a_killed_test_runner(tmp_path: Path) -> None:
     finally:
         inner.kill()
         inner.wait()
-    wait_until(lambda: not place.exists() and not leftovers.report(place, 0), 30, lambda: f"{leftovers.report(place, 0)}")
+    left = partial(leftovers.report, place, 0)
+    wait_until(lambda: not place.exists() and not left(), 30, lambda: f"the end of {left()}")
 
 
 def test_a_program_without_end_is_an_error() -> None:
