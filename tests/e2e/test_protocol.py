@@ -58,7 +58,10 @@ def test_g01_an_empty_body_is_never_a_request(host: Snapvol, volume: str) -> Non
     assert listed(host) == before
 
 
-def test_g01_docker_repeats_a_broken_create_without_its_body(docker: Docker, snapvol: Hosts, place: Path) -> None:
+def test_g01_docker_repeats_a_broken_create_without_its_body(
+    own_docker: Callable[..., Docker], snapvol: Hosts, place: Path
+) -> None:
+    docker = own_docker()  # one that knows no other driver, which it would wait for
     host = snapvol(sockets=place)
     path = docker.plugins / "breaking.sock"
     front = Breaking(path, host.plugin_socket, "Create")
