@@ -1,4 +1,4 @@
-"""Docker's own API, for the one thing that only Docker keeps of a volume: its labels (T37)."""
+"""Docker's own API, for what only Docker keeps of a volume: its labels, and the options it was made with (T37)."""
 
 from __future__ import annotations
 
@@ -54,18 +54,20 @@ class Docker:
 
         return self._ask(ask, LIMIT)
 
-    def adopt(self, volume: str, labels: Mapping[str, str]) -> bool | None:
-        """Make Docker take up a volume of ours with labels that it does not have.
+    def adopt(self, volume: str, labels: Mapping[str, str], options: Mapping[str, str]) -> bool | None:
+        """Make Docker take up a volume of ours with labels and options that it does not have.
 
-        Docker asks the plugin, finds the volume there, and keeps the labels.
+        Docker asks the plugin, finds the volume there, and keeps both. It has them from nobody but the creator, and
+        Compose refuses a volume whose options are not those of its file.
 
         Returns:
-            True where it has them now, False where it knew the volume with other labels, None where it does not answer.
+            True where it has the labels now, False where it knew the volume with others, None where it does not answer.
         """
 
         async def ask(docker: aiodocker.Docker) -> bool:
             volumes: Any = docker.volumes  # untyped there
-            await volumes.create({"Name": volume, "Driver": self.driver, "Labels": dict(labels)})
+            wanted = {"Name": volume, "Driver": self.driver, "Labels": dict(labels), "DriverOpts": dict(options)}
+            await volumes.create(wanted)
             found = await _shown(docker, volume)
             return (found.get("Labels") or {}) == dict(labels)
 

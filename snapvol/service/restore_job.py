@@ -175,7 +175,8 @@ class RestoreJob(Kind):
                 run.warn(f"size={size} of the backup was not restored: {error.message}")
                 options.pop("size")
         self._context.catalog.change(volume.id, options=options, labels=labels, parent=found.backup.id)
-        if labels and self._docker.adopt(volume.name, labels) is False:
+        given = restored_options.given(meta.options, meta.parent, entry.pool) if meta is not None else {}
+        if (labels or given) and self._docker.adopt(volume.name, labels, given) is False:
             run.warn(f"Docker knew volume '{volume.name}' already, and keeps the labels that it has")
         entry = self._entry(spec)
         if any(option.key in options for option in entry.backend.options):

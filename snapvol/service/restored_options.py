@@ -15,6 +15,15 @@ from snapvol.settings import Settings
 NOT_RESTORED = frozenset({"pool", "snapshot", "backup"})
 
 
+def given(options: Mapping[str, str], parent: str | None, pool: Pool) -> dict[str, str]:
+    """Return the options that a volume's creator gave.
+
+    Not among them are the ``backup`` that a restore noted for itself, and what the pool gives every volume.
+    """
+    added = {**pool.defaults, **({"backup": parent} if parent is not None else {})}
+    return {key: value for key, value in options.items() if added.get(key) != value}
+
+
 def merge(
     meta: VolumeMeta | None, asked: Mapping[str, str], pool: Pool, settings: Settings
 ) -> tuple[dict[str, str], list[str]]:

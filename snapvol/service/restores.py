@@ -93,10 +93,12 @@ class Restores:
         self._kind.refuse_used(entry)
         points.require_undo(entry, ELSEWHERE)
         if dry_run:
-            replaced = f"contents of volume '{name}'" if path is None else f"'{path}' in volume '{name}'"
+            replaced = f"the contents of {name}" if path is None else f"/{path} in {name}"
             return Plan(
                 actions=[
-                    Action(verb="snapshot", object=f"volume '{name}'", detail="as before-restore-TIME, which stays"),
+                    Action(
+                        verb="snapshot", object=f"volume {name}", detail=f"as {name}@before-restore-TIME, which stays"
+                    ),
                     Action(verb="replace", object=replaced, detail=_words(found)),
                 ],
                 done=False,
@@ -177,8 +179,8 @@ class Restores:
         options, warnings = restored_options.merge(found.meta, {}, pool, settings)
         said = ", ".join(f"{key}={value}" for key, value in sorted(options.items()))
         detail = "; ".join([f"in pool '{pool.name}'", *([said] if said else []), *warnings])
-        create = Action(verb="create", object=f"volume '{name}'", detail=detail)
-        what = f"backup {found.backup.id[:8]}" if path is None else f"'{path}' of backup {found.backup.id[:8]}"
+        create = Action(verb="create", object=f"volume {name}", detail=detail)
+        what = "everything" if path is None else f"/{path}"
         return Plan(actions=[create, Action(verb="restore", object=what, detail=_words(found))], done=False)
 
     # -- both ---------------------------------------------------------------------------------------------------
@@ -213,5 +215,6 @@ def _relative(path: str) -> str:
 
 def _words(found: Found) -> str:
     backup = found.backup
-    figures = [f"{backup.files} files"] if backup.files is not None else []
-    return ", ".join([f"backup {backup.id[:8]} of {backup.time:%Y-%m-%d %H:%M %Z}", *figures])
+    figures = [f"{backup.files} files in all"] if backup.files is not None else []
+    made = f"from backup {backup.id[:8]} of {backup.time:%Y-%m-%d %H:%M %Z}, made on host {backup.host or 'unknown'}"
+    return ", ".join([made, *figures])

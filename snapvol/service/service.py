@@ -11,7 +11,7 @@ from snapvol.api import ChangeInfo, Event, Plan, PoolInfo, SnapshotInfo, TrashIn
 from snapvol.backend import Backend
 from snapvol.backends import BACKENDS
 from snapvol.errors import NotReady, PoolUnavailable, SnapvolError
-from snapvol.service import views
+from snapvol.service import restored_options, views
 from snapvol.service.backups import Backups
 from snapvol.service.catalog import Catalog, Entry
 from snapvol.service.context import Context
@@ -239,7 +239,12 @@ class Service:
 
     def undelete(self, ref: str, name: str | None = None) -> VolumeInfo:
         """Bring a removed volume back, by id or by name (the one removed last), under its own or another name."""
-        return self._info(self._trash.undelete(ref, name))
+        entry = self._trash.undelete(ref, name)
+        volume = entry.volume
+        given = restored_options.given(volume.options, volume.parent, entry.pool)
+        if volume.labels or given:  # Docker forgot both when the volume was removed
+            self.backups.docker.adopt(volume.name, volume.labels, given)
+        return self._info(entry)
 
     def empty_trash(self, ref: str | None = None, *, dry_run: bool = False) -> Plan:
         """Destroy what is in the trash: all of it, or what ``ref`` (id or name) names."""

@@ -115,9 +115,11 @@ def test_what_is_not_known_is_not_no_labels(engine: Engine, ours: Docker) -> Non
 
 
 def test_T37_a_volume_is_given_to_docker_with_its_labels(engine: Engine, ours: Docker) -> None:
-    assert ours.adopt("web", {"project": "shop"}) is True
-    assert engine.volumes["web"] == {"Name": "web", "Driver": "snapvol", "Labels": {"project": "shop"}}
-    assert ours.adopt("web", {"project": "another"}) is False
+    assert ours.adopt("web", {"project": "shop"}, {"size": "1G"}) is True
+    assert engine.volumes["web"] == {
+        "Name": "web", "Driver": "snapvol", "Labels": {"project": "shop"}, "DriverOpts": {"size": "1G"},
+    }  # fmt: skip
+    assert ours.adopt("web", {"project": "another"}, {}) is False
     assert engine.volumes["web"]["Labels"] == {"project": "shop"}
 
 
@@ -134,5 +136,5 @@ def test_T19_a_docker_that_does_not_answer_is_not_waited_for(
 def test_no_docker_is_no_error(tmp_path: Path) -> None:
     for socket in ("", str(tmp_path / "absent.sock"), str(tmp_path)):
         assert Docker(socket, "snapvol").labels("web") is None
-        assert Docker(socket, "snapvol").adopt("web", {"a": "b"}) is None
+        assert Docker(socket, "snapvol").adopt("web", {"a": "b"}, {}) is None
         assert Docker(socket, "snapvol").version() is None

@@ -149,9 +149,11 @@ def test_T37_options_and_labels_come_back_as_far_as_the_pool_can_serve_them(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     adopted: dict[str, Mapping[str, str]] = {}
+    given: dict[str, Mapping[str, str]] = {}
 
-    def adopt(_: Docker, volume: str, labels: Mapping[str, str]) -> bool:
+    def adopt(_: Docker, volume: str, labels: Mapping[str, str], options: Mapping[str, str]) -> bool:
         adopted[volume] = labels
+        given[volume] = options
         return True
 
     monkeypatch.setattr(Docker, "adopt", adopt)
@@ -174,6 +176,21 @@ def test_T37_options_and_labels_come_back_as_far_as_the_pool_can_serve_them(
     ]
     assert info.labels == {"project": "shop"}
     assert adopted == {"web2": {"project": "shop"}}
+    assert given == {"web2": options}  # as Docker had them before: Compose compares
+
+
+def test_T37_a_volume_from_the_trash_is_docker_s_again(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, Mapping[str, str], Mapping[str, str]]] = []
+    monkeypatch.setattr(Docker, "adopt", lambda _, *told: asked.append(told))
+    service.create_volume("web", {"mode": "0750"}, {"project": "shop"})
+    backup = backed_up(service)
+    restore(service, "web", volume="web2")
+    asked.clear()
+    for name in ("web", "web2"):
+        service.remove_volume(name)
+        service.undelete(name)
+    assert service.volume("web2").options["backup"] == backup
+    assert asked == [(name, {"project": "shop"}, {"mode": "0750"}) for name in ("web", "web2")]
 
 
 def test_T37_what_is_asked_for_now_wins_over_the_backup(service: Service) -> None:
@@ -189,7 +206,7 @@ def test_T37_what_is_asked_for_now_wins_over_the_backup(service: Service) -> Non
 def test_T37_docker_that_knew_the_volume_already_is_told_as_a_warning(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Docker, "adopt", lambda docker, volume, labels: False)
+    monkeypatch.setattr(Docker, "adopt", lambda docker, volume, labels, options: False)
     service.create_volume("web", {}, {"project": "shop"})
     backed_up(service)
     job = restore(service, "web", volume="web2")
@@ -498,15 +515,16 @@ def test_a_dry_run_says_what_would_be_done_and_does_nothing(service: Service) ->
     new = service.backups.restore("web", volume="web2", dry_run=True)
     assert isinstance(new, Plan)
     assert [(action.verb, action.object) for action in new.actions] == [
-        ("create", "volume 'web2'"),
-        ("restore", f"backup {backup[:8]}"),
+        ("create", "volume web2"),
+        ("restore", "everything"),
     ]
     assert "policy=none" in new.actions[0].detail
+    assert new.actions[1].detail.startswith(f"from backup {backup[:8]} of ")
     place = service.backups.restore("web", in_place=True, path="d", dry_run=True)
     assert isinstance(place, Plan)
     assert [(action.verb, action.object) for action in place.actions] == [
-        ("snapshot", "volume 'web'"),
-        ("replace", "'d' in volume 'web'"),
+        ("snapshot", "volume web"),
+        ("replace", "/d in web"),
     ]
     assert not new.done
     assert not place.done
