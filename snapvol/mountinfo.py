@@ -77,12 +77,14 @@ class MountUser(Struct, frozen=True, kw_only=True):
         command: that process's name.
         mountpoint: as that process sees it.
         container: the container's id, where the process belongs to one.
+        here: this process sees a mount at the same place: its own, or one that was copied from or to it.
     """
 
     pid: int
     command: str
     mountpoint: PurePosixPath
     container: str | None = None
+    here: bool = False
 
 
 def parse(text: str) -> list[Mount]:
@@ -202,8 +204,15 @@ class Mounts:
 
     def showing(self, location: Location) -> list[MountUser]:
         """Return the users of a directory that was located before; see `users`."""
+        here = {mount.mountpoint for mount in self._own}
         return [
-            MountUser(pid=space.pid, command=space.command, mountpoint=mount.mountpoint, container=space.container)
+            MountUser(
+                pid=space.pid,
+                command=space.command,
+                mountpoint=mount.mountpoint,
+                container=space.container,
+                here=mount.mountpoint in here,
+            )
             for space, mount, place in self._near(location)
             if _shows(mount, location) or _lies_on(place, mount, location)
         ]

@@ -99,7 +99,10 @@ class Context:
         if users:
             self.users[volume.id] = users
             more = f" and {len(users) - 3} more" if len(users) > 3 else ""
-            raise InUse(f"volume '{volume.name}' is in use by {', '.join(users[:3])}{more}", f"stop them first to {to}")
+            raise InUse(
+                f"volume '{volume.name}' is in use by {', '.join(users[:3])}{more}",
+                f"stop or unmount that first to {to}",
+            )
         self.users.pop(volume.id, None)
 
     def refuse_worked_on(self, entry: Entry, to: str) -> None:

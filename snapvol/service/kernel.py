@@ -46,4 +46,7 @@ class Proc:
 
 def _in_words(user: MountUser) -> str:
     process = f"process {user.pid} {user.command}"
-    return f"container {user.container[:12]} ({process})" if user.container else f"{process} (at {user.mountpoint})"
+    if user.container:
+        return f"container {user.container[:12]} ({process})"
+    # On the host itself a mount belongs to no process: its place is what helps to find and end it.
+    return f"the mount at {user.mountpoint}" if user.here else f"{process} (at {user.mountpoint})"

@@ -146,7 +146,7 @@ def test_rollback_is_refused_in_use_and_takes_no_snapshot(service: Service, kern
     made = service.create_volume("web")
     service.snapshot(["web"], "s1")
     kernel.use(made.mountpoint)
-    with pytest.raises(InUse, match="stop them first to roll it back"):
+    with pytest.raises(InUse, match="stop or unmount that first to roll it back"):
         service.rollback("web", "s1")
     assert service.volume("web").snapshots == 1
 

@@ -65,7 +65,9 @@ def test_a_rename_is_refused_in_use_to_a_taken_or_wrong_name(service: Service, k
     kernel.use(made.mountpoint)
     with pytest.raises(InUse) as caught:
         service.rename_volume("web", "x")
-    assert str(caught.value) == ("volume 'web' is in use by container abc (process 7 sh); stop them first to rename it")
+    assert str(caught.value) == (
+        "volume 'web' is in use by container abc (process 7 sh); stop or unmount that first to rename it"
+    )
     assert [info.name for info in service.volumes()] == ["db", "web"]
 
 
