@@ -153,10 +153,18 @@ class JobInfo(Struct, frozen=True, kw_only=True):
 
 
 class Action(Struct, frozen=True, kw_only=True):
-    """One step of a plan: ``verb`` and ``object`` read as a sentence, ``detail`` adds what people should know."""
+    """One step of a plan.
+
+    Attributes:
+        verb: what is done, as one says it to somebody: "move".
+        object: to what: "volume wiki".
+        target: where that goes, if anywhere: "to the trash". The three read as a sentence.
+        detail: what people should know besides.
+    """
 
     verb: str
     object: str
+    target: str = ""
     detail: str = ""
 
 

@@ -99,11 +99,19 @@ def plan(done: Plan, *, as_json: bool = False) -> None:
     if as_json:
         return print_json(done)
     for action in done.actions:
-        detail = f" ({action.detail})" if action.detail else ""
-        print(printable(f"{'' if done.done else 'would '}{action.verb} {action.object}{detail}"))
+        did = _past(action.verb) if done.done else f"would {action.verb}"
+        detail = f"({action.detail})" if action.detail else ""
+        print(printable(" ".join(filter(None, (did, action.object, action.target, detail)))))
     if not done.actions:
         print("nothing to do")
     return None
+
+
+_PAST = {"forget": "forgot", "keep": "kept", "snapshot": "snapshotted"}
+
+
+def _past(verb: str) -> str:
+    return _PAST.get(verb) or f"{verb.removesuffix('e')}ed"
 
 
 def confirm(planned: Plan, what: str) -> None:

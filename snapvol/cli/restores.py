@@ -76,4 +76,6 @@ def restore(
 
 
 def _restored(job: JobInfo) -> str:
-    return f"{job.result.get('volume', job.object)}: {waiting.figures(job)}"
+    volume, backup = job.result.get("volume", job.object), str(job.result.get("backup", ""))[:8]
+    before = f"; what it held before: {volume}@{job.result['before']}" if "before" in job.result else ""
+    return f"{volume}: {waiting.figures(job)}{f', from backup {backup}' if backup else ''}{before}"

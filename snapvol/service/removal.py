@@ -9,7 +9,7 @@ from datetime import timedelta
 
 from snapvol.api import Action, Plan
 from snapvol.errors import NotFound, Protected, Refused, SnapvolError
-from snapvol.model import State, now
+from snapvol.model import State, Volume, now
 from snapvol.service.catalog import Entry, Trashed
 from snapvol.service.context import Context
 from snapvol.service.snapshots import refuse_held
@@ -74,8 +74,9 @@ class Removal:
             return _destruction(entry, "and trash.keep is 0: it cannot be brought back", done=done)
         until = now() + timedelta(seconds=keep)
         action = Action(
-            verb="move to the trash",
+            verb="move",
             object=f"volume {volume.name}",
+            target="to the trash",
             detail=f"with {_counted(entry)}; until {until:%Y-%m-%d %H:%M} UTC: snapvol undelete {volume.name}",
         )
         return Plan(actions=[action], done=done)
@@ -83,7 +84,7 @@ class Removal:
     def _remove_unfinished(self, entry: Entry, *, dry_run: bool) -> Plan:
         """Destroy what a restore has not finished: everything in it is in the backup."""
         volume = entry.volume
-        plan = _destruction(entry, f"its restore from backup {volume.parent} is not complete", done=not dry_run)
+        plan = _destruction(entry, f"its restore from {_parent(volume)} is not complete", done=not dry_run)
         if not dry_run:
             entry.backend.destroy(volume)
             self._context.catalog.remove(volume)
@@ -125,6 +126,10 @@ def _destruction(entry: Entry, why: str, *, done: bool) -> Plan:
     return Plan(actions=[action], done=done)
 
 
+def _parent(volume: Volume) -> str:
+    return f"backup {volume.parent[:8]}" if volume.parent else "a backup"
+
+
 def _counted(entry: Entry) -> str:
     number = len(entry.snapshots) + len(entry.damaged_snapshots)
-    return "1 snapshot" if number == 1 else f"{number} snapshots"
+    return "1 snapshot" if number == 1 else f"{number or 'no'} snapshots"

@@ -207,7 +207,9 @@ def _rollback_plan(entry: Entry, snapshot: Snapshot, saved: str, *, done: bool) 
     volume = entry.volume.name
     newer = [other for other in entry.snapshots if other.created > snapshot.created]
     actions = [
-        Action(verb="snapshot", object=f"volume {volume}", detail=f"as {volume}@{saved}: what it holds now"),
+        Action(
+            verb="snapshot", object=f"volume {volume}", detail=f"as {volume}@{saved}: going back to that undoes this"
+        ),
         Action(verb="replace", object=f"the contents of {volume}", detail=f"by those of {snapshot.full_name}"),
     ]
     if newer:

@@ -133,7 +133,7 @@ def test_backups_and_restores(host: Snapvol, tmp_path: Path) -> None:
     assert host.out("create", "wiki2", "-o", f"backup={first}") == "wiki2"
     assert contents(root(host, "wiki2")) == before
 
-    assert host.out("forget", "--yes", first).startswith("forget backup ")
+    assert host.out("forget", "--yes", first).startswith("forgot backup ")
     assert len(host.json("backups")) == 1
 
 

@@ -90,14 +90,14 @@ def test_clone_is_create_with_the_option_snapshot(api: Api, snapvol: Snapvol, so
 def test_rm_takes_volumes_and_snapshots(api: Api, snapvol: Snapvol) -> None:
     api.on("DELETE", "/v1/volumes/wiki", DONE)
     api.on("DELETE", "/v1/volumes/db/snapshots/old", Plan(actions=[Action(verb="destroy", object="db@old")], done=True))
-    assert snapvol("rm", "wiki", "db@old") == Result(0, "remove volume wiki\ndestroy db@old\n", "")
+    assert snapvol("rm", "wiki", "db@old") == Result(0, "removed volume wiki\ndestroyed db@old\n", "")
 
 
 def test_rm_stops_at_the_first_failure(api: Api, snapvol: Snapvol) -> None:
     api.on("DELETE", "/v1/volumes/a", DONE)
     api.refuse("DELETE", "/v1/volumes/b", "InUse", "volume 'b' is in use", "stop it", 409)
     result = snapvol("rm", "a", "b", "c")
-    assert result == Result(4, "remove volume wiki\n", "snapvol: volume 'b' is in use; stop it\n")
+    assert result == Result(4, "removed volume wiki\n", "snapvol: volume 'b' is in use; stop it\n")
 
 
 def test_rm_dry_run_asks_for_the_plan_only(api: Api, snapvol: Snapvol) -> None:
@@ -115,7 +115,7 @@ def test_rm_permanent_is_asked_about(api: Api, snapvol: Snapvol) -> None:
         "snapvol: removing past the trash cannot be undone, and nobody is there to ask; add --yes to do it\n"
     )
     api.on("DELETE", "/v1/volumes/wiki?permanent=true", DONE)
-    assert snapvol("rm", "--permanent", "--yes", "wiki") == Result(0, "remove volume wiki\n", "")
+    assert snapvol("rm", "--permanent", "--yes", "wiki") == Result(0, "removed volume wiki\n", "")
 
 
 def test_rename_resize_set(api: Api, snapvol: Snapvol) -> None:
@@ -197,7 +197,7 @@ def test_empty_trash_shows_the_plan_and_wants_a_yes(api: Api, snapvol: Snapvol) 
     refused = snapvol("empty-trash")
     assert (refused.code, refused.out) == (4, "would remove volume wiki\n")
     api.on("DELETE", "/v1/trash?name=wiki", DONE)
-    assert snapvol("empty-trash", "wiki", "--yes").out == "remove volume wiki\n"
+    assert snapvol("empty-trash", "wiki", "--yes").out == "removed volume wiki\n"
 
 
 def test_empty_trash_of_nothing_asks_nobody(api: Api, snapvol: Snapvol) -> None:

@@ -133,9 +133,29 @@ def test_a_plan_says_whether_it_was_done(capsys: pytest.CaptureFixture[str]) -> 
     output.plan(Plan(actions=[], done=True))
     assert capsys.readouterr().out.splitlines() == [
         "would remove volume wiki (1.0 MiB)",
-        "remove volume wiki (1.0 MiB)",
+        "removed volume wiki (1.0 MiB)",
         "nothing to do",
     ]
+
+
+@pytest.mark.parametrize(
+    ("verb", "target", "planned", "done"),
+    [
+        ("move", "to the trash", "would move volume wiki to the trash", "moved volume wiki to the trash"),
+        ("destroy", "", "would destroy volume wiki", "destroyed volume wiki"),
+        ("snapshot", "", "would snapshot volume wiki", "snapshotted volume wiki"),
+        ("replace", "", "would replace volume wiki", "replaced volume wiki"),
+        ("forget", "", "would forget volume wiki", "forgot volume wiki"),
+        ("keep", "", "would keep volume wiki", "kept volume wiki"),
+    ],
+)
+def test_a_plan_reads_as_sentences(
+    capsys: pytest.CaptureFixture[str], verb: str, target: str, planned: str, done: str
+) -> None:
+    actions = [Action(verb=verb, object="volume wiki", target=target)]
+    output.plan(Plan(actions=actions, done=False))
+    output.plan(Plan(actions=actions, done=True))
+    assert capsys.readouterr().out.splitlines() == [planned, done]
 
 
 def test_what_cannot_be_undone_is_not_done_without_an_answer(capsys: pytest.CaptureFixture[str]) -> None:

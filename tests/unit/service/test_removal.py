@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from snapvol import model
+from snapvol.api import Action
 from snapvol.errors import AlreadyExists, InUse, InvalidName, NotFound, Protected
 from snapvol.model import now
 from snapvol.service.service import Service
@@ -31,7 +32,9 @@ def test_a_removed_volume_comes_back_as_it_was_t17(on_disk: Service) -> None:
     on_disk.snapshot(["web"], "s1")
     plan = on_disk.remove_volume("web")
     assert plan.done
-    assert (plan.actions[0].verb, plan.actions[0].object) == ("move to the trash", "volume web")
+    assert plan.actions[0] == Action(
+        verb="move", object="volume web", target="to the trash", detail=plan.actions[0].detail
+    )
     assert plan.actions[0].detail.startswith("with 1 snapshot; until ")
     assert on_disk.volumes() == []
     (trashed,) = on_disk.trash()
@@ -87,7 +90,7 @@ def test_removal_is_refused_while_anybody_uses_it_t9(service: Service, kernel: F
         service.remove_volume("web", permanent=permanent)
     assert str(caught.value) == (
         "volume 'web' is in use by container 0 (process 0 sh), container 1 (process 1 sh), "
-        "container 2 (process 2 sh) and 2 more; stop them first to remove it"
+        "container 2 (process 2 sh) and 2 more; stop or unmount that first to remove it"
     )
     kernel.leave(made.mountpoint)
     service.remove_volume("web", permanent=permanent)
