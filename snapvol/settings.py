@@ -316,7 +316,7 @@ def _with_default_pool(daemon: DaemonSettings, pools: Mapping[str, PoolSettings]
     if not daemon.default_pool:
         if len(pools) > 1:
             raise SettingsError(
-                f"daemon.default_pool is not set and there are {len(pools)} pools",
+                f"{_where(origins, 'pools')}: daemon.default_pool is not set and there are {len(pools)} pools",
                 f"set it to one of: {', '.join(sorted(pools))}",
             )
         return msgspec.structs.replace(daemon, default_pool=next(iter(pools)))

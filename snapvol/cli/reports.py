@@ -44,8 +44,8 @@ def _repository(repository: RepositoryInfo) -> str:
 
 REPOSITORY_COLUMNS = (
     Column[RepositoryInfo]("REPOSITORY", lambda repository: repository.name),
-    Column[RepositoryInfo]("STATE", _repository),
     Column[RepositoryInfo]("URL", lambda repository: repository.url),
+    Column[RepositoryInfo]("STATE", _repository),
 )
 
 

@@ -134,9 +134,9 @@ def repositories(settings: Settings, library: Library) -> list[Finding]:
             answered = library.open(name, PATIENCE)
         except NotFound as error:
             command = f"snapvol repo init{settings.flag(name)}"
-            return [_warning(subject, error.message, command)]
+            return [_warning(subject, error.message.removeprefix(f"{subject}: "), command)]
         except SnapvolError as error:
-            return [_error(subject, error.message, error.hint)]
+            return [_error(subject, error.message.removeprefix(f"{subject}: "), error.hint)]
         if not answered:
             return [_error(subject, f"{url} does not answer within {PATIENCE:.0f} s")]
         return [_ok(subject, f"{url} opens with its password"), *recovery_key(settings, name)]

@@ -139,7 +139,9 @@ class Reports:
         asked, error = self._backups.library.problem(name)
         unusable = error or self._unusable(name)
         if unusable is not None:
-            return RepositoryInfo(name=name, url=url, ok=False, problem=str(unusable))
+            return RepositoryInfo(
+                name=name, url=url, ok=False, problem=unusable.message.removeprefix(f"repository '{name}': ")
+            )
         return RepositoryInfo(name=name, url=url, ok=True if asked else None)
 
     def _unusable(self, name: str) -> SnapvolError | None:
@@ -158,11 +160,12 @@ class Reports:
         for name in names:
             subject = f"repository '{name}'"
             error = self._unusable(name) or self._backups.library.problem(name)[1]
+            message = error.message.removeprefix(f"{subject}: ") if error is not None else ""
             if isinstance(error, NotFound):
                 command = f"snapvol repo init{settings.flag(name)}"
-                yield Finding(level=Level.WARNING, subject=subject, message=error.message, command=command)
+                yield Finding(level=Level.WARNING, subject=subject, message=message, command=command)
             elif error is not None:
-                yield Finding(level=Level.ERROR, subject=subject, message=error.message, command=error.hint)
+                yield Finding(level=Level.ERROR, subject=subject, message=message, command=error.hint)
             yield from checks.recovery_key(settings, name)
 
 

@@ -92,7 +92,7 @@ def _answered(error: ClientError, what: str) -> SnapvolError:
     details = error.response.get("Error", {})
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     code = details.get("Code", "") or str(status)
-    said = " ".join(f"{code} {details.get('Message', '')}".split())[:300]
+    said = " ".join(f"{code} {details.get('Message') or ''}".split())[:300]
     message = f"{what}: the server says {said}"
     if code in _FULL or status == 507:
         return NoSpace(message, "free space in the bucket or raise its quota")
