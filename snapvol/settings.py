@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -115,6 +116,11 @@ class Settings(Struct, frozen=True, kw_only=True):
     def default_pool(self) -> str:
         """The pool of volumes that name none."""
         return self.daemon.default_pool
+
+    @property
+    def host(self) -> str:
+        """The name of this host in backups."""
+        return self.daemon.host or socket.gethostname()
 
     @property
     def default_repository(self) -> str:

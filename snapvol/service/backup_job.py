@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -62,7 +61,7 @@ class BackupJob(Kind):
                     identity=tree.identity,
                     stable_inodes=tree.stable_inodes,
                     meta=self._meta(entry, snapshot),
-                    host=self._context.settings.daemon.host or socket.gethostname(),
+                    host=self._context.settings.host,
                 )
             )
         self._remember(run, entry, snapshot, spec, result)

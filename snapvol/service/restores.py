@@ -9,7 +9,7 @@ from contextlib import suppress
 import msgspec
 
 from snapvol.api import Action, JobInfo, Plan
-from snapvol.errors import AlreadyExists, SnapvolError, StorageFailed, UsageError
+from snapvol.errors import AlreadyExists, Refused, SnapvolError, StorageFailed, UsageError
 from snapvol.model import Volume
 from snapvol.names import volume_name
 from snapvol.service import points, restored_options
@@ -80,13 +80,18 @@ class Restores:
         path = None if path is None else _relative(path)
         found = self.find(backup, repository)
         if in_place:
-            return self._in_place(found, volume, path, dry_run)
+            by_name = not found.backup.id.startswith(backup)
+            return self._in_place(found, volume, path, dry_run, by_name=by_name)
         return self._new(found, volume, path, dry_run)
 
     # -- in place -----------------------------------------------------------------------------------------------
 
-    def _in_place(self, found: Found, volume: str | None, path: str | None, dry_run: bool) -> JobInfo | Plan:
+    def _in_place(
+        self, found: Found, volume: str | None, path: str | None, dry_run: bool, *, by_name: bool
+    ) -> JobInfo | Plan:
         entry = self._original(found) if volume is None else self._context.catalog.get(volume)
+        if by_name:
+            self._refuse_namesake(found, entry)
         self._context.require_ready(entry)
         name = entry.volume.name
         self._jobs.refuse_busy(entry.volume.id, name)
@@ -112,6 +117,16 @@ class Restores:
                 in_place=True,
                 path=path,
             )
+        )
+
+    def _refuse_namesake(self, found: Found, entry: Entry) -> None:
+        """Check that a backup that was found by its name is not that of another host's volume of this name."""
+        backup = found.backup
+        if backup.volume_id in (None, entry.volume.id) or backup.host == self._context.settings.host:
+            return
+        raise Refused(
+            f"the newest such backup, {backup.id[:8]}, is of another volume '{backup.volume}', on host '{backup.host}'",
+            f"see: snapvol backups {backup.volume}; to take it all the same, name it by its ID",
         )
 
     def _original(self, found: Found) -> Entry:

@@ -609,3 +609,39 @@ def test_progress_of_the_job_is_the_volumes(service: Service) -> None:
     assert "restoring" in {it.phase for it in seen}
     wait_until(lambda: service.volume("web2").state is State.READY, 5)
     assert msgspec.json.decode(msgspec.json.encode(service.jobs.get(job.id)), type=JobInfo).state is JobState.DONE
+
+
+def test_another_hosts_volume_of_the_same_name_does_not_replace_ours_unless_its_backup_is_meant(tmp_path: Path) -> None:
+    """Two hosts on one repository, each with a `web`: the newest `web` may be the other's."""
+    alpha = directory_service(tmp_path / "alpha", FakeKernel())
+    initialise(alpha.settings, "default")
+    data = fill(alpha, "web", {"whose": b"alpha"})
+    assert alpha.jobs.wait(alpha.backups.back_up(["web"])[0].id, SECONDS).state is JobState.DONE
+    there = alpha.settings.repository("default")
+    settings = msgspec.structs.replace(
+        alpha.settings,
+        daemon=msgspec.structs.replace(
+            alpha.settings.daemon, root=tmp_path / "beta", runtime=tmp_path / "beta/run", host="beta"
+        ),
+        pools={
+            "default": msgspec.structs.replace(
+                alpha.settings.pools["default"], storage={"path": str(tmp_path / "beta-pool"), "full_copies": True}
+            )
+        },
+        repositories={"default": there},
+    )
+    beta = Service(settings)
+    beta.start()
+    try:
+        fill(beta, "web", {"whose": b"beta"})
+        assert beta.jobs.wait(beta.backups.back_up(["web"])[0].id, SECONDS).state is JobState.DONE
+        newest = beta.backups.list("web", None)[-1]
+        for dry_run in (True, False):
+            with pytest.raises(Refused, match=r"is of another volume 'web', on host 'beta'; .* name it by its ID"):
+                alpha.backups.restore("web", in_place=True, dry_run=dry_run)
+        assert contents(data) == {"whose": b"alpha"}
+        assert restore(alpha, newest.id[:8], in_place=True, volume="web").state is JobState.DONE
+        assert contents(data) == {"whose": b"beta"}
+    finally:
+        beta.close()
+        alpha.close()
