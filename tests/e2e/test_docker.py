@@ -275,6 +275,7 @@ def compose_file(place: Path) -> Path:
         'version: "3"\nservices:\n  wiki:\n'
         f"    image: {IMAGE}\n    network_mode: none\n    command: sh -c 'echo one >> /data/runs; cat /data/runs'\n"
         "    volumes: ['content:/data']\nvolumes:\n  content:\n    driver: snapvol\n"
+        "    driver_opts:\n      mode: '0755'\n"
         "    driver_opts: {mode: '0750'}\n"  # Compose refuses a volume that Docker knows without them
     )
     return file
