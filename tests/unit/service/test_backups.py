@@ -318,7 +318,7 @@ def test_T30_verifying_reads_everything_and_names_what_is_hit(service: Service) 
 
 def test_T28_a_killed_worker_leaves_nothing_behind_and_the_next_run_works(service: Service) -> None:
     data = fill(service, "web")
-    (data / "big").write_bytes(os.urandom(64 << 20))
+    (data / "big").write_bytes(os.urandom(512 << 20))
     (job,) = service.backups.back_up(["web"])
     wait_until(lambda: service.jobs.get(job.id).progress.bytes_done > 0, SECONDS, "the backup to be under way")
     kill_worker(service, job.id, signal.SIGKILL)
