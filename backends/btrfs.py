@@ -18,6 +18,7 @@ from snapvol.backends.removal import refuse_mounted, remove_tree
 from snapvol.backends.trees import Trees
 from snapvol.errors import PoolUnavailable, SettingsError, ToolFailed, UsageError
 from snapvol.model import Usage, Volume
+from snapvol.settings import ROOT
 
 COMPRESSION = Option(
     key="btrfs.compression", help="how new files are compressed", choices=("lzo", "none", "zlib", "zstd")
@@ -49,7 +50,7 @@ class Btrfs(Trees):
     options = (COMPRESSION, NODATACOW)
     _stable_inodes = True
 
-    def __init__(self, pool: str, settings: Mapping[str, object]) -> None:
+    def __init__(self, pool: str, settings: Mapping[str, object], *, root: Path = ROOT) -> None:
         checked = read_settings(pool, settings, BtrfsSettings)
         super().__init__(pool, Place(pool, absolute(pool, checked.path), checked.reserve))
         self._filesystem: str | None = None

@@ -21,6 +21,7 @@ from snapvol.backends.trees import Trees
 from snapvol.errors import StorageFailed, ToolFailed, Unsupported
 from snapvol.model import Usage, new_id
 from snapvol.mountinfo import locate
+from snapvol.settings import ROOT
 
 _FICLONE = 0x40049409
 _NO_REFLINK = (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOTTY, errno.ENOSYS, errno.EXDEV)
@@ -55,7 +56,7 @@ class Directory(Trees):
 
     kind = "directory"
 
-    def __init__(self, pool: str, settings: Mapping[str, object]) -> None:
+    def __init__(self, pool: str, settings: Mapping[str, object], *, root: Path = ROOT) -> None:
         checked = read_settings(pool, settings, DirectorySettings)
         super().__init__(pool, Place(pool, absolute(pool, checked.path), checked.reserve))
         self._full_copies = checked.full_copies

@@ -19,8 +19,9 @@ from typing import ClassVar
 
 from msgspec import Struct
 
-from snapvol.errors import Refused
+from snapvol.errors import Refused, Unsupported
 from snapvol.model import Damage, Health, Snapshot, Usage, Volume
+from snapvol.settings import ROOT
 
 
 class Features(Struct, frozen=True, kw_only=True):
@@ -36,7 +37,10 @@ class Features(Struct, frozen=True, kw_only=True):
             may take it for unchanged by size, mtime, ctime and inode.
         reason: why something is missing, and what to do about it: the hint of the error.
         filesystems: what the `fs` option can name, the default first; none where the storage is a filesystem itself.
-        backup_kinds: what the `backup.kind` option can name, the default first.
+        backup_kinds: what the `backup.kind` option can name, the default first. Where ``image`` is among them, there
+            are `Backend.open_image` and `Backend.stage_image`.
+        keeps_base: the storage itself knows what changed between two snapshots (`Backend.image_changes`), so a backup
+            keeps its snapshot as the base of the next.
     """
 
     snapshots: bool
@@ -48,13 +52,14 @@ class Features(Struct, frozen=True, kw_only=True):
     reason: str | None = None
     filesystems: tuple[str, ...] = ()
     backup_kinds: tuple[str, ...] = ("files",)
+    keeps_base: bool = False
 
 
 class Option(Struct, frozen=True, kw_only=True):
     """A volume option that only this kind of storage knows, such as ``btrfs.compression``.
 
     Attributes:
-        key: the option.
+        key: the option; one that ends in ``.*`` stands for all that begin so.
         help: one line for people.
         choices: the valid values; empty for free text.
     """
@@ -76,6 +81,27 @@ class Tree(Struct, frozen=True, kw_only=True):
     root: Path
     identity: str
     stable_inodes: bool
+
+
+Range = tuple[int, int]  # offset and length, in bytes
+
+
+class Image(Struct, frozen=True, kw_only=True):
+    """A source for the engine: a block device that does not change while it is open.
+
+    Attributes:
+        device: to be read.
+        size: in bytes.
+        identity: the snapshot's id.
+        filesystem: what is on it, as the `fs` option names it.
+        mapped: the ranges that may hold something else than zeros, ascending, apart from each other.
+    """
+
+    device: Path
+    size: int
+    identity: str
+    filesystem: str
+    mapped: tuple[Range, ...]
 
 
 class ChangeKind(StrEnum):
@@ -106,6 +132,7 @@ class Backend(ABC):
     Args:
         pool: the pool's name.
         settings: the pool's table from the settings, without ``backend`` and ``defaults``.
+        root: the daemon's directory. Storage whose volumes are mounted has its mountpoints below ``mounts/POOL`` in it.
 
     Raises:
         SettingsError: a setting is missing, unknown or of the wrong type; names key and nearest valid key.
@@ -115,7 +142,7 @@ class Backend(ABC):
     options: ClassVar[tuple[Option, ...]] = ()
 
     @abstractmethod
-    def __init__(self, pool: str, settings: Mapping[str, object]) -> None: ...
+    def __init__(self, pool: str, settings: Mapping[str, object], *, root: Path = ROOT) -> None: ...
 
     @abstractmethod
     def open(self, *, expected: str | None = None) -> str:
@@ -123,7 +150,8 @@ class Backend(ABC):
 
         Only one process has a pool open: the daemon. Safe to call again while no other call is under way. Workers
         beside it construct the backend without opening it, and may then call what only reads: `volumes`, `trashed`,
-        `snapshots`, `mountpoint`, `open_snapshot`, `changes`.
+        `snapshots`, `mountpoint`, `open_snapshot`, `changes`. What an earlier process left mounted or open for itself
+        is let go of; mounted volumes stay mounted.
 
         Args:
             expected: the id that an earlier `open` returned, where the pool was in use before: then nothing is
@@ -233,6 +261,13 @@ class Backend(ABC):
     def unmount(self, volume: Volume) -> None:
         """Undo `mount`, lazily where it is still busy. Not mounted: does nothing."""
 
+    def sources(self, volume: Volume) -> tuple[str, ...]:
+        """Return what the kernel's lists of mounts call the volume's contents, wherever they are mounted.
+
+        ``MAJOR:MINOR`` of a block device, or a dataset's name; nothing where `mountpoint` alone tells who uses it.
+        """
+        return ()
+
     # -- snapshots ----------------------------------------------------------------------------------------------
 
     @abstractmethod
@@ -318,6 +353,26 @@ class Backend(ABC):
         right and a guess never is. Bases are compared by id.
         """
 
+    def open_image(self, snapshot: Snapshot) -> AbstractContextManager[Image]:
+        """Make the snapshot readable as a block device while the context lasts.
+
+        Raises:
+            NotFound: it is gone, or a later one has its name.
+            Unsupported: no images here.
+        """
+        raise Unsupported(f"{self.kind}: there are no images of snapshots", "back it up as files: backup.kind=files")
+
+    def image_changes(self, base: Snapshot, snapshot: Snapshot) -> Sequence[Range] | None:
+        """Return the ranges of the image of ``snapshot`` that may differ from that of ``base``, ascending.
+
+        Ranges that became unmapped are among them. None where it is not known, as with `changes`: then everything
+        that is mapped is read. Bases are compared by identity: storage, device and size, never by name.
+
+        Raises:
+            NotFound: one of them is gone, or a later one has its name.
+        """
+        return None
+
     # -- replacing a volume's contents --------------------------------------------------------------------------
 
     @abstractmethod
@@ -334,3 +389,16 @@ class Backend(ABC):
     @abstractmethod
     def discard_stage(self, volume: Volume) -> None:
         """Remove what was staged. Nothing staged: does nothing."""
+
+    def stage_image(self, volume: Volume, size: int) -> Path:
+        """Return a block device of ``size`` bytes, all zeros, to be filled with the image of a filesystem.
+
+        What an earlier stage left is removed first. `adopt_stage` takes it for the volume's contents: it checks that
+        there is a filesystem that can be mounted, gives it an identity of its own (T11), and grows it to the
+        volume's size where that is larger.
+
+        Raises:
+            Unsupported: no images here.
+            Refused: the image is larger than the volume may be.
+        """
+        raise Unsupported(f"{self.kind}: volumes are not made from images", "restore into another pool")

@@ -118,9 +118,13 @@ class Health(Struct, frozen=True, kw_only=True):
         problem: what is wrong, in a line, where it is not.
         size: bytes in all.
         free: bytes that can still be written.
+        metadata_size: bytes for the storage's own bookkeeping, where that can fill up by itself (thin pools).
+        metadata_free: bytes of that which are left.
     """
 
     ok: bool
     size: int = 0
     free: int = 0
     problem: str | None = None
+    metadata_size: int | None = None
+    metadata_free: int | None = None

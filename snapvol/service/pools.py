@@ -38,7 +38,7 @@ def _pool(name: str, settings: Settings, kinds: Mapping[str, type[Backend]]) -> 
             nearest(wanted.backend, list(kinds)),
         )
     try:
-        backend = kinds[wanted.backend](name, wanted.storage)
+        backend = kinds[wanted.backend](name, wanted.storage, root=settings.daemon.root)
     except SettingsError as error:
         raise SettingsError(f"{_where(settings, key)}: {error.message}", error.hint) from None
     defaults = volume_options.check_defaults(name, wanted, settings, kinds)

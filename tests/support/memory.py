@@ -20,6 +20,7 @@ from snapvol.backend import Backend, Change, Features, Tree
 from snapvol.errors import AlreadyExists, NotFound, PoolUnavailable, Protected, Refused, SettingsError, Unsupported
 from snapvol.model import Damage, Health, Snapshot, Usage, Volume, new_id, now
 from snapvol.names import snapshot_name, volume_name
+from snapvol.settings import ROOT
 
 
 class Memory(Backend):
@@ -27,7 +28,9 @@ class Memory(Backend):
 
     kind = "memory"
 
-    def __init__(self, pool: str = "memory", settings: Mapping[str, object] | None = None) -> None:
+    def __init__(
+        self, pool: str = "memory", settings: Mapping[str, object] | None = None, *, root: Path = ROOT
+    ) -> None:
         for key in settings or {}:
             raise SettingsError(f"[pools.{pool}] has no setting '{key}'")
         self.pool = pool
