@@ -19,6 +19,7 @@
     │   └── RepositoryUnreachable
     ├── StorageFailed                  exit 1   HTTP 500   a storage tool or system call failed
     │   ├── ToolFailed
+    │   ├── BaseMismatch
     │   └── NoSpace                    exit 4   HTTP 507
     ├── RepositoryError                exit 1   HTTP 500
     │   ├── WrongPassword
@@ -149,6 +150,10 @@ class ToolFailed(StorageFailed):
         self.argv = argv
         self.code = code
         self.stderr = stderr
+
+
+class BaseMismatch(StorageFailed):
+    """What the storage says is unchanged differs from the earlier backup: only reading everything is safe now."""
 
 
 class NoSpace(StorageFailed):

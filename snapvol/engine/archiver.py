@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from datetime import datetime
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, field
 
 from snapvol import __version__
 from snapvol.backend import Change, Tree
@@ -36,13 +36,17 @@ class BackupResult(Struct, frozen=True, kw_only=True):
         files: entries other than directories.
         dirs: directories.
         bytes_total: the sizes of all files.
-        bytes_read: bytes read from files (holes and unchanged files are not read).
+        bytes_read: bytes read from files or the device (holes and what is known to be unchanged are not read).
         bytes_added: bytes of files that the repository did not have, before compression.
-        new: files that the parent does not have.
+        new: files that the parent does not have. An image counts in the files that it is stored as, up to 1 GiB each
+            where it has more than 8 GiB.
         changed: files that differ from the parent's, or had to be read to know.
         unmodified: files taken from the parent without reading.
         problems: what is missing from the backup.
         incomplete: whether anything is.
+        base: the earlier backup that unchanged content was taken from without reading it; None where there was none.
+        bytes_checked: bytes among ``bytes_read`` that were read only as a sample of what is said to be unchanged.
+        notes: what somebody may want to know, such as why an image was read whole.
     """
 
     id: str
@@ -56,6 +60,9 @@ class BackupResult(Struct, frozen=True, kw_only=True):
     unmodified: int
     problems: list[Problem]
     incomplete: bool
+    base: str | None = None
+    bytes_checked: int = 0
+    notes: list[str] = field(default_factory=list)
 
 
 def back_up(

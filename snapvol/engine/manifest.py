@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from enum import StrEnum
 
 import msgspec
 from msgspec import Struct, field
@@ -11,6 +12,27 @@ from snapvol.errors import Damaged
 
 FILE = b"snapvol.json"
 TREE = b"volume"
+
+
+class BackupKind(StrEnum):
+    """What a backup is of: the option ``backup.kind``."""
+
+    FILES = "files"
+    IMAGE = "image"
+
+
+class ImageMeta(Struct, frozen=True, kw_only=True):
+    """The block device that an image is of.
+
+    Attributes:
+        size: in bytes.
+        filesystem: what is on it, as the `fs` option names it.
+        chunk: bytes of every piece but the last.
+    """
+
+    size: int
+    filesystem: str
+    chunk: int
 
 
 class VolumeMeta(Struct, frozen=True, kw_only=True):
@@ -33,6 +55,8 @@ class VolumeMeta(Struct, frozen=True, kw_only=True):
         base: the id of the backup that unchanged files were taken from.
         problems: what is not in this backup although it was in the volume, one line each; at most a hundred.
         hooks: the results of what was run before and after.
+        kind: what the backup is of: a tree of files, or an image of a block device.
+        image: the device, where it is of one.
     """
 
     id: str
@@ -51,6 +75,8 @@ class VolumeMeta(Struct, frozen=True, kw_only=True):
     base: str | None = None
     problems: list[str] = field(default_factory=list)
     hooks: dict[str, str] = field(default_factory=dict)
+    kind: BackupKind = BackupKind.FILES
+    image: ImageMeta | None = None
 
 
 def encode(meta: VolumeMeta) -> bytes:
