@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from snapvol import settings
-from snapvol.backend import Features
+from snapvol.backend import Backend, Features
 from snapvol.model import Usage, Volume
 from snapvol.service.service import Service
 from snapvol.settings import Settings
@@ -40,8 +40,10 @@ class Quotas(Memory):
 
     kind = "quotas"
 
-    def __init__(self, pool: str = "memory", settings: Mapping[str, object] | None = None) -> None:
-        super().__init__(pool, settings)
+    def __init__(
+        self, pool: str = "memory", settings: Mapping[str, object] | None = None, *, root: Path = settings.ROOT
+    ) -> None:
+        super().__init__(pool, settings, root=root)
         self.limits: dict[str, int] = {}
 
     @property
@@ -62,7 +64,7 @@ class Quotas(Memory):
         return Usage(used=super().usage(volume).used, limit=self.limits.get(volume.id))
 
 
-KINDS = {"memory": Memory, "quotas": Quotas}
+KINDS: dict[str, type[Backend]] = {"memory": Memory, "quotas": Quotas}
 
 
 def settings_for(root: Path, text: str = "") -> Settings:
