@@ -1,22 +1,40 @@
-"""Every test of the contract that asks for `pool` runs on every backend and file system."""
+"""Every test of the contract that asks for `pool` runs on every backend and file system.
+
+In a lab guest (``SNAPVOL_TEST_STORAGE``) that is one kind of storage, and only what concerns it is selected.
+"""
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from snapvol.model import Snapshot, Volume, new_id
+from snapvol.model import new_id
 from support import storage
-from support.storage import TREES, VARIANTS, Pool
+from support.disks import Disks
+from support.storage import TREES, VARIANTS, Pool, Variant, parameters
 
 
-def variants(names: dict[str, storage.Variant]) -> list[object]:
-    return [
-        pytest.param(variant, id=name, marks=[pytest.mark.root] if variant.filesystem else [])
-        for name, variant in names.items()
-    ]
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    # A plugin's hook sees all items of the session, also those of other folders.
+    here = [item for item in items if item.path.is_relative_to(Path(__file__).parent)]
+    others = [item for item in here if not concerns(item)]
+    config.hook.pytest_deselected(items=others)
+    items[:] = [item for item in items if item not in set(others)]
+
+
+def concerns(item: pytest.Item) -> bool:
+    """Return whether a test is one for the chosen storage."""
+    if not storage.STORAGE:
+        return not {"mounting", "blocks"} & set(getattr(item, "fixturenames", ()))
+    parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
+    return any(
+        value in VARIANTS if isinstance(value, str) else value in VARIANTS.values()
+        for value in parameters
+        if isinstance(value, str | Variant)
+    )
 
 
 @pytest.fixture(scope="session")
@@ -25,37 +43,60 @@ def filesystem(place: Path) -> Iterator[Callable[[str], Path]]:
         yield mounted
 
 
-def opened(variant: storage.Variant, filesystem: Callable[[str], Path]) -> Iterator[Pool]:
-    where = filesystem(variant.filesystem) if variant.filesystem else Path("/nonexistent")
-    pool = storage.open_pool(variant, where / new_id()[:8])
+@pytest.fixture(scope="session")
+def disks() -> Disks:
+    return Disks()
+
+
+@pytest.fixture(scope="session")
+def opening(place: Path, filesystem: Callable[[str], Path], disks: Disks) -> Callable[[Variant], Pool]:
+    """Make new pools; on the lab's disks it is the session's, which the test before left empty."""
+
+    def make(variant: Variant) -> Pool:
+        if variant.mounts:
+            return storage.open_disks(variant, disks, Path(tempfile.mkdtemp(prefix="root-", dir=place)))
+        where = filesystem(variant.filesystem) if variant.filesystem else Path("/nonexistent")
+        return storage.open_pool(variant, where / new_id()[:8])
+
+    return make
+
+
+def opened(variant: Variant, opening: Callable[[Variant], Pool]) -> Iterator[Pool]:
+    pool = opening(variant)
     yield pool
     pool.reopen()
     assert pool.leaks() == []
-    for volume in [*pool.backend.volumes(), *pool.backend.trashed()]:
-        if isinstance(volume, Volume):
-            for snapshot in pool.backend.snapshots(volume):
-                for tag in snapshot.holds if isinstance(snapshot, Snapshot) else ():
-                    assert isinstance(snapshot, Snapshot)
-                    pool.backend.release(snapshot, tag)
-            pool.backend.destroy(volume)
+    pool.clear()
     assert pool.leaks() == []
     assert pool.subvolumes() == []
     pool.backend.close()
 
 
-@pytest.fixture(params=variants(VARIANTS))
-def pool(request: pytest.FixtureRequest, filesystem: Callable[[str], Path]) -> Iterator[Pool]:
+@pytest.fixture(params=parameters(VARIANTS))
+def pool(request: pytest.FixtureRequest, opening: Callable[[Variant], Pool]) -> Iterator[Pool]:
     """An empty pool of each kind."""
-    yield from opened(request.param, filesystem)
+    yield from opened(request.param, opening)
 
 
-@pytest.fixture(params=variants({name: v for name, v in VARIANTS.items() if "snapshots" not in v.missing}))
-def snapshots(request: pytest.FixtureRequest, filesystem: Callable[[str], Path]) -> Iterator[Pool]:
+@pytest.fixture(params=parameters({name: v for name, v in VARIANTS.items() if "snapshots" not in v.missing}))
+def snapshots(request: pytest.FixtureRequest, opening: Callable[[Variant], Pool]) -> Iterator[Pool]:
     """An empty pool of each kind that has snapshots; `test_features` shows that the others refuse."""
-    yield from opened(request.param, filesystem)
+    yield from opened(request.param, opening)
 
 
-@pytest.fixture(params=variants(TREES))
-def tree_pool(request: pytest.FixtureRequest, filesystem: Callable[[str], Path]) -> Iterator[Pool]:
+@pytest.fixture(params=parameters(TREES))
+def tree_pool(request: pytest.FixtureRequest, opening: Callable[[Variant], Pool]) -> Iterator[Pool]:
     """An empty pool of each kind that keeps directory trees in a directory of its own."""
-    yield from opened(request.param, filesystem)
+    yield from opened(request.param, opening)
+
+
+@pytest.fixture(params=parameters({name: v for name, v in VARIANTS.items() if v.mounts}))
+def mounting(request: pytest.FixtureRequest, opening: Callable[[Variant], Pool]) -> Iterator[Pool]:
+    """An empty pool of each kind whose volumes have to be mounted to be reached."""
+    yield from opened(request.param, opening)
+
+
+@pytest.fixture(params=parameters({name: v for name, v in VARIANTS.items() if v.backend == "lvm"}))
+def blocks(request: pytest.FixtureRequest, opening: Callable[[Variant], Pool]) -> Iterator[Pool]:
+    """An empty pool of each kind whose volumes are block devices."""
+    yield from opened(request.param, opening)

@@ -11,11 +11,11 @@ from snapvol.backends import BACKENDS
 from snapvol.errors import SettingsError, Unsupported
 from snapvol.model import Snapshot, now
 from support.memory import Memory
-from support.storage import VARIANTS, Pool, record
+from support.storage import EVERYTHING, NO_BASE, Pool
 
 
 def test_every_backend_of_the_registry_is_exercised() -> None:
-    assert {variant.backend for variant in VARIANTS.values()} == {*BACKENDS, "memory"}
+    assert {variant.backend for variant in EVERYTHING.values()} >= {*BACKENDS, "memory"}
     assert all(kind == backend.kind for kind, backend in BACKENDS.items())
     assert all(option.key.startswith(f"{kind}.") for kind, backend in BACKENDS.items() for option in backend.options)
 
@@ -31,7 +31,7 @@ def test_what_is_missing_is_refused_with_the_way_out(pool: Pool) -> None:
     missing = pool.variant.missing
     if "quota" in missing:
         with pytest.raises(Unsupported, match="no quotas") as refused:
-            backend.create(record("sized"), size=64 << 20)
+            backend.create(pool.record("sized"), size=64 << 20)
         assert refused.value.hint == backend.features.reason
     if "resize" in missing:
         with pytest.raises(Unsupported) as refused:
@@ -43,11 +43,11 @@ def test_what_is_missing_is_refused_with_the_way_out(pool: Pool) -> None:
             backend.snapshot([volume], "s")
         assert "`full_copies = true` in [pools.pool]" in str(refused.value)
         with pytest.raises(Unsupported, match="full_copies"):
-            backend.create(record("clone"), source=snapshot)
+            backend.create(pool.record("clone"), source=snapshot)
         with pytest.raises(Unsupported, match="full_copies"):
             backend.rollback(volume, snapshot)
     assert pool.names() == {"web"}
-    assert (backend.features.reason is None) == (not missing)
+    assert (backend.features.reason is None) == (not missing - NO_BASE)
 
 
 @pytest.mark.parametrize(

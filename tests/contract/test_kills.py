@@ -13,15 +13,13 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
 
 from snapvol.backend import Backend
 from snapvol.model import Damage, Snapshot, Volume
-from support import storage
-from support.storage import Pool, contents, record
+from support.storage import VARIANTS, Pool, Variant, contents, parameters, record
 
 pytestmark = pytest.mark.root
 WHEN = datetime(2026, 11, 20, 3, 0, tzinfo=UTC)
@@ -36,7 +34,7 @@ STEPS = {
     "os.fork",
     "fcntl.ioctl",
 }
-KINDS = ("directory-xfs", "btrfs")
+KINDS = ("directory-xfs", "btrfs", "lvm-ext4", "zfs")
 MOST_STEPS = 200
 
 State = dict[str, object]
@@ -53,7 +51,7 @@ def state(pool: Pool) -> State:
         for snapshot in pool.snapshots(volume):
             with backend.open_snapshot(snapshot) as tree:
                 snapshots[snapshot.name] = (contents(tree.root), snapshot.holds)
-        files = None if volume.deleted else contents(backend.mount(volume))
+        files = None if volume.deleted else pool.get(volume)
         seen[f"{where} {volume.name}"] = (volume.id, volume.labels, files, snapshots, limit(pool, volume))
     return seen
 
@@ -64,8 +62,10 @@ def limit(pool: Pool, volume: Volume) -> int | None:
 
 def leftovers(pool: Pool) -> list[str]:
     """Return what lies in the pool beside whole volumes."""
-    parts = {"volume.json", "data", "snapshots"}
     found = pool.leaks()
+    if pool.variant.mounts:
+        return found
+    parts = {"volume.json", "data", "snapshots"}
     for volume in [*pool.tree.glob("volumes/*"), *pool.tree.glob("trash/*")]:
         found += [str(entry) for entry in volume.iterdir() if entry.name not in parts]
         for snapshot in volume.glob("snapshots/*"):
@@ -84,13 +84,13 @@ class Before:
 
 
 def prepare(pool: Pool) -> Before:
-    size = 64 << 20 if pool.backend.features.quota else None
+    size = 4 * pool.variant.size if pool.backend.features.quota else None
     for name in ("web", "other", "old"):
-        pool.backend.create(record(name), size=size)
-        (pool.backend.mountpoint(pool.stored(name)) / "f").write_text(f"{name} one")
+        pool.backend.create(pool.record(name), size=size)
+        pool.put(pool.stored(name), f=f"{name} one")
     web, other, old = (pool.stored(name) for name in ("web", "other", "old"))
     snapshot = pool.snapshot(web, "s1")
-    (pool.backend.mount(web) / "f").write_text("web two")
+    pool.put(web, f="web two")
     pool.backend.trash(old, WHEN)
     return Before(web, other, replace(old, deleted=WHEN), snapshot)
 
@@ -121,35 +121,11 @@ OPERATIONS: dict[str, Callable[[Backend, Before], object]] = {
 }
 
 
-@dataclass
-class Pools:
-    """Fresh pools on one file system, one at a time."""
-
-    variant: storage.Variant
-    where: Path
-    made: int = 0
-
-    def fresh(self) -> Pool:
-        self.made += 1
-        return storage.open_pool(self.variant, self.where / f"kill{self.made}")
-
-    def clear(self, pool: Pool) -> None:
-        for volume in [*pool.backend.volumes(), *pool.backend.trashed()]:
-            assert isinstance(volume, Volume)
-            for snapshot in pool.snapshots(volume):
-                for tag in snapshot.holds:
-                    pool.backend.release(snapshot, tag)
-            pool.backend.destroy(volume)
-        assert leftovers(pool) == []
-        assert pool.subvolumes() == []
-        pool.backend.close()
-
-
-@pytest.fixture(scope="module", params=KINDS)
-def pools(request: pytest.FixtureRequest, filesystem: Callable[[str], Path]) -> Pools:
-    variant = storage.VARIANTS[request.param]
-    assert variant.filesystem
-    return Pools(variant, filesystem(variant.filesystem))
+def cleared(pool: Pool) -> None:
+    pool.clear()
+    assert leftovers(pool) == []
+    assert pool.subvolumes() == []
+    pool.backend.close()
 
 
 def killed_at(step: int, pool: Pool, operation: Callable[[Backend, Before], object], before: Before) -> bool:
@@ -188,9 +164,12 @@ class Countdown:
                 os.kill(os.getpid(), signal.SIGKILL)
 
 
+@pytest.mark.parametrize("variant", parameters({name: VARIANTS[name] for name in KINDS if name in VARIANTS}))
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_killed_at_every_step_it_is_done_or_not_begun(pools: Pools, operation: str) -> None:
-    undone, done = reference(pools, operation)
+def test_killed_at_every_step_it_is_done_or_not_begun(
+    opening: Callable[[Variant], Pool], variant: Variant, operation: str
+) -> None:
+    undone, done = reference(opening(variant), operation)
     assert undone != done
     found: list[bool] = []
     pool: Pool | None = None
@@ -199,17 +178,17 @@ def test_killed_at_every_step_it_is_done_or_not_begun(pools: Pools, operation: s
         step = len(found) + 1
         assert step < MOST_STEPS, f"{operation} does not end"
         if pool is None:
-            pool = pools.fresh()
+            pool = opening(variant)
             before = prepare(pool)
         killed = killed_at(step, pool, OPERATIONS[operation], before)
-        at_death = [str(path.relative_to(pool.tree)) for path in sorted(pool.tree.rglob("*"))]
+        at_death = inside(pool)
         pool.reopen()
         seen = shape(state(pool))
         assert seen in (undone, done), f"step {step}: {at_death}"
         assert leftovers(pool) == [], f"step {step}: {at_death}"
         found.append(seen == done)
         if found[-1]:
-            pools.clear(pool)
+            cleared(pool)
             pool = None
     # It begins undone, ends done, and never goes back in between.
     assert found == sorted(found)
@@ -218,17 +197,23 @@ def test_killed_at_every_step_it_is_done_or_not_begun(pools: Pools, operation: s
     assert found[-1] is True
 
 
+def inside(pool: Pool) -> list[str]:
+    """Return what is in the pool, for a message."""
+    if pool.variant.mounts:
+        return pool.inventory()
+    return [str(path.relative_to(pool.tree)) for path in sorted(pool.tree.rglob("*"))]
+
+
 def shape(seen: State) -> State:
     """Leave out the identities, which differ from run to run."""
     return {name: entry[1:] if isinstance(entry, tuple) else entry for name, entry in seen.items()}
 
 
-def reference(pools: Pools, operation: str) -> tuple[State, State]:
+def reference(pool: Pool, operation: str) -> tuple[State, State]:
     """Return what is seen before the operation and after it, undisturbed."""
-    pool = pools.fresh()
     before = prepare(pool)
     undone = shape(state(pool))
     OPERATIONS[operation](pool.backend, before)
     done = shape(state(pool))
-    pools.clear(pool)
+    cleared(pool)
     return undone, done

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime
-from pathlib import Path
 
 import hypothesis
 import pytest
@@ -13,15 +12,23 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from msgspec.structs import replace
 
 from snapvol.errors import AlreadyExists, Refused
-from snapvol.model import Snapshot, Volume, new_id
-from support import storage
-from support.storage import VARIANTS, Pool, contents, record
+from snapvol.model import Snapshot, Volume
+from support.scale import scaled
+from support.storage import VARIANTS, Pool, Variant, contents, parameters
 
 NAMES = st.sampled_from(["vol1", "vol10", "Vol1", "data"])
 SNAPSHOTS = st.sampled_from(["s1", "s2", "data"])
 TEXTS = st.text(st.characters(codec="ascii", exclude_characters="\r"), max_size=8)
 WHEN = datetime(2026, 11, 20, 3, 0, tzinfo=UTC)
-EXAMPLES = {"memory": 60, "directory-xfs": 12, "directory-ext4-full": 6, "btrfs": 12}
+EXAMPLES = {
+    "memory": 60,
+    "directory-xfs": 12,
+    "directory-ext4-full": 6,
+    "btrfs": 12,
+    "lvm-ext4": 12,
+    "lvm-xfs": 6,
+    "zfs": 12,
+}
 
 Files = dict[str, bytes]
 
@@ -51,17 +58,13 @@ class Sequences(RuleBasedStateMachine):
         self.trash: list[Expected] = []
 
     def teardown(self) -> None:
-        for volume in [*self.pool.backend.volumes(), *self.pool.backend.trashed()]:
-            assert isinstance(volume, Volume)
-            for snapshot in self.pool.snapshots(volume):
-                self.pool.backend.release(snapshot, "t")
-            self.pool.backend.destroy(volume)
+        self.pool.clear()
         assert self.pool.leaks() == []
         self.pool.backend.close()
 
     @rule(name=NAMES)
     def create(self, name: str) -> None:
-        volume = record(name)
+        volume = self.pool.record(name)
         if name in self.live:
             with pytest.raises(AlreadyExists):
                 self.pool.backend.create(volume)
@@ -73,7 +76,7 @@ class Sequences(RuleBasedStateMachine):
     @rule(data=st.data(), file=st.sampled_from(["f", "g"]), text=TEXTS)
     def write(self, data: st.DataObject, file: str, text: str) -> None:
         expected = self.pick(data)
-        (self.pool.backend.mount(expected.volume) / file).write_text(text)
+        self.pool.put(expected.volume, **{file: text})
         expected.files = {**expected.files, file: text.encode()}
 
     @precondition(lambda self: self.live)
@@ -92,7 +95,7 @@ class Sequences(RuleBasedStateMachine):
     @rule(data=st.data(), name=NAMES)
     def clone(self, data: st.DataObject, name: str) -> None:
         _, snapshot, files = self.pick_snapshot(data)
-        volume = record(name)
+        volume = self.pool.record(name)
         if name in self.live:
             with pytest.raises(AlreadyExists):
                 self.pool.backend.create(volume, source=snapshot)
@@ -199,7 +202,7 @@ class Sequences(RuleBasedStateMachine):
                 with self.pool.backend.open_snapshot(snapshot) as tree:
                     assert contents(tree.root) == files
         for one in self.live.values():
-            assert contents(self.pool.backend.mount(one.volume)) == one.files
+            assert self.pool.get(one.volume) == one.files
 
     def place(self, expected: Expected, volume: Volume) -> None:
         expected.volume = volume
@@ -220,18 +223,16 @@ class Sequences(RuleBasedStateMachine):
         return choices[data.draw(st.integers(0, len(choices) - 1))]
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.root] if VARIANTS[name].filesystem else []) for name in EXAMPLES]
-)
-def test_any_sequence_of_operations(filesystem: Callable[[str], Path], name: str) -> None:
+@pytest.mark.parametrize("variant", parameters({name: VARIANTS[name] for name in EXAMPLES if name in VARIANTS}))
+def test_any_sequence_of_operations(
+    opening: Callable[[Variant], Pool], variant: Variant, request: pytest.FixtureRequest
+) -> None:
     """T1, T2, T17, T18 among them."""
-    variant = VARIANTS[name]
-    where = filesystem(variant.filesystem) if variant.filesystem else Path("/nonexistent")
 
     class Machine(Sequences):
-        make = staticmethod(lambda: storage.open_pool(variant, where / new_id()))
+        make = staticmethod(lambda: opening(variant))
 
+    examples = scaled(EXAMPLES[request.node.callspec.id])
     run_state_machine_as_test(
-        Machine,
-        settings=hypothesis.settings(max_examples=EXAMPLES[name], stateful_step_count=25, deadline=None),
+        Machine, settings=hypothesis.settings(max_examples=examples, stateful_step_count=25, deadline=None)
     )

@@ -266,7 +266,7 @@ def test_a_pipe_instead_of_a_sidecar_keeps_nobody_waiting(tree_pool: Pool) -> No
 
 def test_a_damaged_snapshot_is_told_and_hides_nothing(snapshots: Pool) -> None:
     """T41."""
-    if snapshots.path is None:
+    if snapshots.variant.filesystem is None:
         return
     web = snapshots.volume("web")
     bad, good = snapshots.snapshot(web, "bad"), snapshots.snapshot(web, "good")

@@ -18,23 +18,14 @@ WHEN = datetime(2026, 11, 20, 3, 0, tzinfo=UTC)
 @pytest.fixture
 def web(snapshots: Pool) -> Volume:
     volume = snapshots.volume("web")
-    (snapshots.backend.mount(volume) / "f").write_text("one")
+    snapshots.put(volume, f="one")
     return volume
-
-
-def put(pool: Pool, volume: Volume, **files: str) -> None:
-    for name, text in files.items():
-        (pool.backend.mount(volume) / name).write_text(text)
-
-
-def get(pool: Pool, volume: Volume) -> dict[str, bytes]:
-    return contents(pool.backend.mount(volume))
 
 
 def test_a_snapshot_keeps_what_was(snapshots: Pool, web: Volume) -> None:
     before = now()
     (snapshot,) = snapshots.backend.snapshot([web], "s1", message="before the upgrade", made_by="backup")
-    put(snapshots, web, f="two", g="new")
+    snapshots.put(web, f="two", g="new")
     assert (snapshot.volume, snapshot.volume_id, snapshot.name) == ("web", web.id, "s1")
     assert (snapshot.message, snapshot.made_by, snapshot.holds) == ("before the upgrade", "backup", ())
     assert before <= snapshot.created <= now()
@@ -45,7 +36,7 @@ def test_a_snapshot_keeps_what_was(snapshots: Pool, web: Volume) -> None:
         assert tree.stable_inodes == snapshots.backend.features.stable_inodes
     snapshots.reopen()
     assert snapshots.snapshots(web) == [snapshot]
-    assert get(snapshots, web) == {"f": b"two", "g": b"new"}
+    assert snapshots.get(web) == {"f": b"two", "g": b"new"}
 
 
 def test_another_process_reads_without_opening(snapshots: Pool, web: Volume) -> None:
@@ -77,7 +68,7 @@ def test_a_later_snapshot_of_the_same_name_is_another(snapshots: Pool, web: Volu
     """T2."""
     first = snapshots.snapshot(web, "s1")
     snapshots.backend.destroy_snapshot(first)
-    put(snapshots, web, f="two")
+    snapshots.put(web, f="two")
     second = snapshots.snapshot(web, "s1")
     assert first.id != second.id
     for call in (
@@ -85,7 +76,7 @@ def test_a_later_snapshot_of_the_same_name_is_another(snapshots: Pool, web: Volu
         lambda: snapshots.backend.hold(first, "t"),
         lambda: snapshots.backend.release(first, "t"),
         lambda: snapshots.backend.rollback(web, first),
-        lambda: snapshots.backend.create(record("clone"), source=first),
+        lambda: snapshots.backend.create(snapshots.record("clone"), source=first),
         lambda: snapshots.backend.open_snapshot(first).__enter__(),
     ):
         with pytest.raises(NotFound, match="s1"):
@@ -114,7 +105,7 @@ def test_a_snapshot_called_like_a_volume(snapshots: Pool, web: Volume) -> None:
 
 def test_snapshots_follow_a_rename_and_the_trash(snapshots: Pool, web: Volume) -> None:
     snapshot = snapshots.snapshot(web, "s1")
-    put(snapshots, web, f="two")
+    snapshots.put(web, f="two")
     renamed = snapshots.backend.rename(web, "shop")
     assert snapshots.snapshots(renamed) == [replace(snapshot, volume="shop")]
     snapshots.backend.trash(renamed, WHEN)
@@ -125,25 +116,25 @@ def test_snapshots_follow_a_rename_and_the_trash(snapshots: Pool, web: Volume) -
         assert contents(tree.root) == {"f": b"one"}
     back = snapshots.backend.undelete(trashed, "web")
     snapshots.backend.rollback(back, snapshots.snapshots(back)[0])
-    assert get(snapshots, back) == {"f": b"one"}
+    assert snapshots.get(back) == {"f": b"one"}
 
 
 def test_a_clone_is_a_volume_of_its_own(snapshots: Pool, web: Volume) -> None:
     """T11: beside its origin, both in use."""
     snapshot = snapshots.snapshot(web, "s1")
-    clone = record("clone", policy="none")
+    clone = snapshots.record("clone", policy="none")
     snapshots.backend.create(replace(clone, parent="web@s1"), source=snapshot)
     clone = snapshots.stored("clone")
     assert clone.parent == "web@s1"
-    assert get(snapshots, clone) == {"f": b"one"}
-    put(snapshots, clone, f="cloned", g="x")
-    assert get(snapshots, web) == {"f": b"one"}
+    assert snapshots.get(clone) == {"f": b"one"}
+    snapshots.put(clone, f="cloned", g="x")
+    assert snapshots.get(web) == {"f": b"one"}
     with snapshots.backend.open_snapshot(snapshot) as tree:
         assert contents(tree.root) == {"f": b"one"}
     assert snapshots.snapshots(clone) == []
     snapshots.snapshot(clone, "s1")
     snapshots.backend.destroy(web)
-    assert get(snapshots, clone) == {"f": b"cloned", "g": b"x"}
+    assert snapshots.get(clone) == {"f": b"cloned", "g": b"x"}
 
 
 @pytest.mark.root
@@ -152,25 +143,27 @@ def test_a_clone_keeps_the_root_s_owner_but_where_options_say_otherwise(snapshot
         return
     web = snapshots.volume("web", uid="999", mode="0700")
     snapshot = snapshots.snapshot(web, "s1")
-    snapshots.backend.create(record("same"), source=snapshot)
-    snapshots.backend.create(record("other", uid="5"), source=snapshot)
-    same = snapshots.backend.mount(snapshots.stored("same")).stat()
-    other = snapshots.backend.mount(snapshots.stored("other")).stat()
+    snapshots.backend.create(snapshots.record("same"), source=snapshot)
+    snapshots.backend.create(snapshots.record("other", uid="5"), source=snapshot)
+    with snapshots.mounted(snapshots.stored("same")) as root:
+        same = root.stat()
+    with snapshots.mounted(snapshots.stored("other")) as root:
+        other = root.stat()
     assert (same.st_uid, same.st_mode & 0o7777) == (999, 0o700)
     assert (other.st_uid, other.st_mode & 0o7777) == (5, 0o700)
 
 
 def test_rollback_is_exact_and_keeps_all_snapshots(snapshots: Pool, web: Volume) -> None:
     first = snapshots.snapshot(web, "s1")
-    put(snapshots, web, f="two", stale="ib_logfile0")
+    snapshots.put(web, f="two", stale="ib_logfile0")
     second = snapshots.snapshot(web, "s2")
     snapshots.backend.rollback(web, first)
-    assert get(snapshots, web) == {"f": b"one"}
+    assert snapshots.get(web) == {"f": b"one"}
     assert snapshots.stored("web") == web
     assert snapshots.snapshots(web) == [first, second]
     snapshots.backend.rollback(web, second)
-    assert get(snapshots, web) == {"f": b"two", "stale": b"ib_logfile0"}
-    put(snapshots, web, f="three")
+    assert snapshots.get(web) == {"f": b"two", "stale": b"ib_logfile0"}
+    snapshots.put(web, f="three")
     with snapshots.backend.open_snapshot(second) as tree:
         assert contents(tree.root) == {"f": b"two", "stale": b"ib_logfile0"}
 
@@ -206,13 +199,13 @@ def test_destroy_takes_the_snapshots_along(snapshots: Pool, web: Volume) -> None
 def test_staged_contents_take_the_place_of_the_old_ones(pool: Pool) -> None:
     """T35, T38: exact, and until then invisible."""
     volume = pool.volume("web")
-    put(pool, volume, f="one", stale="x")
+    pool.put(volume, f="one", stale="x")
     stage = pool.backend.stage(volume)
     assert os.listdir(stage) == []
     (stage / "f").write_text("restored")
-    assert get(pool, volume) == {"f": b"one", "stale": b"x"}
+    assert pool.get(volume) == {"f": b"one", "stale": b"x"}
     pool.backend.adopt_stage(volume)
-    assert get(pool, volume) == {"f": b"restored"}
+    assert pool.get(volume) == {"f": b"restored"}
     assert pool.stored("web") == volume
     with pytest.raises(NotFound, match="staged"):
         pool.backend.adopt_stage(volume)
@@ -220,14 +213,14 @@ def test_staged_contents_take_the_place_of_the_old_ones(pool: Pool) -> None:
 
 def test_a_second_stage_starts_empty_and_a_discarded_one_is_gone(pool: Pool) -> None:
     volume = pool.volume("web")
-    put(pool, volume, f="one")
+    pool.put(volume, f="one")
     (pool.backend.stage(volume) / "half").write_text("x")
     assert os.listdir(pool.backend.stage(volume)) == []
     pool.backend.discard_stage(volume)
     pool.backend.discard_stage(volume)
     with pytest.raises(NotFound):
         pool.backend.adopt_stage(volume)
-    assert get(pool, volume) == {"f": b"one"}
+    assert pool.get(volume) == {"f": b"one"}
 
 
 def test_a_stage_that_nobody_adopted_is_gone_after_a_restart(pool: Pool) -> None:
@@ -236,7 +229,7 @@ def test_a_stage_that_nobody_adopted_is_gone_after_a_restart(pool: Pool) -> None
     pool.reopen()
     with pytest.raises(NotFound):
         pool.backend.adopt_stage(volume)
-    assert get(pool, volume) == {}
+    assert pool.get(volume) == {}
 
 
 def test_staging_leaves_snapshots_alone(snapshots: Pool, web: Volume) -> None:
@@ -244,6 +237,6 @@ def test_staging_leaves_snapshots_alone(snapshots: Pool, web: Volume) -> None:
     (snapshots.backend.stage(web) / "f").write_text("restored")
     snapshots.backend.rollback(web, snapshot)
     snapshots.backend.adopt_stage(web)
-    assert get(snapshots, web) == {"f": b"restored"}
+    assert snapshots.get(web) == {"f": b"restored"}
     with snapshots.backend.open_snapshot(snapshot) as tree:
         assert contents(tree.root) == {"f": b"one"}

@@ -11,7 +11,8 @@ from msgspec.structs import replace
 
 from snapvol.errors import AlreadyExists, InvalidName, NotFound, SnapvolError
 from snapvol.model import State, Volume, new_id
-from support.storage import Pool, contents, record
+from support.scale import scaled
+from support.storage import Pool
 
 NAMES = [
     "a",
@@ -48,7 +49,7 @@ def test_a_new_pool_is_empty_and_well(pool: Pool) -> None:
 
 def test_a_fresh_root_is_empty_and_where_the_mountpoint_says(pool: Pool) -> None:
     """G15, G16: nothing in it, not even lost+found; the path is the same before and after."""
-    volume = record("web")
+    volume = pool.record("web")
     before = pool.backend.mountpoint(volume)
     pool.backend.create(volume)
     assert pool.backend.mount(volume) == pool.backend.mountpoint(volume) == before
@@ -93,18 +94,19 @@ def test_recording_another_volume_under_a_name_is_refused(pool: Pool) -> None:
 @pytest.mark.root
 def test_owner_and_mode_of_the_root(pool: Pool) -> None:
     volume = pool.volume("web", uid="999", gid="998", mode="2770")
-    facts = pool.backend.mount(volume).stat()
+    with pool.mounted(volume) as root:
+        facts = root.stat()
     assert (facts.st_uid, facts.st_gid, stat.S_IMODE(facts.st_mode)) == (999, 998, 0o2770)
 
 
 def test_every_name_that_docker_allows(pool: Pool) -> None:
     """T4, G9."""
     for name in NAMES:
-        pool.backend.create(record(name))
-        (pool.backend.mountpoint(pool.stored(name)) / "name").write_text(name)
+        pool.put(pool.volume(name), name=name)
     assert pool.names() == set(NAMES)
-    for name in NAMES:
-        assert contents(pool.backend.mount(pool.stored(name))) == {"name": name.encode()}
+    for volume in pool.backend.volumes():
+        assert isinstance(volume, Volume)
+        assert pool.get(volume) == {"name": volume.name.encode()}
 
 
 @pytest.mark.parametrize(
@@ -114,7 +116,7 @@ def test_a_name_that_is_no_name_makes_nothing(pool: Pool, name: str) -> None:
     """T5: names are checked where they enter; a backend does not trust that."""
     volume = pool.volume("web")
     with pytest.raises(InvalidName):
-        pool.backend.create(record(name))
+        pool.backend.create(pool.record(name))
     with pytest.raises(InvalidName):
         pool.backend.rename(volume, name)
     if pool.backend.features.snapshots:
@@ -126,19 +128,18 @@ def test_a_name_that_is_no_name_makes_nothing(pool: Pool, name: str) -> None:
 def test_names_that_begin_alike_are_different_volumes(pool: Pool) -> None:
     """T1."""
     for name in ("vol1", "vol10", "vol1.x", "vol"):
-        volume = pool.volume(name)
-        (pool.backend.mount(volume) / "name").write_text(name)
+        pool.put(pool.volume(name), name=name)
     pool.backend.destroy(pool.stored("vol1"))
     assert pool.names() == {"vol10", "vol1.x", "vol"}
-    assert contents(pool.backend.mount(pool.stored("vol10"))) == {"name": b"vol10"}
+    assert pool.get(pool.stored("vol10")) == {"name": b"vol10"}
 
 
 def test_a_taken_name_is_refused_and_nothing_changes(pool: Pool) -> None:
     volume = pool.volume("web")
     other = pool.volume("other")
-    (pool.backend.mount(volume) / "f").write_text("kept")
+    pool.put(volume, f="kept")
     with pytest.raises(AlreadyExists, match="'web' exists"):
-        pool.backend.create(record("web"))
+        pool.backend.create(pool.record("web"))
     with pytest.raises(AlreadyExists, match="'web' exists"):
         pool.backend.rename(other, "web")
     pool.backend.trash(other, WHEN)
@@ -146,7 +147,7 @@ def test_a_taken_name_is_refused_and_nothing_changes(pool: Pool) -> None:
         pool.backend.undelete(pool.backend.trashed()[0], "web")  # type: ignore[arg-type]
     assert pool.names() == {"web"}
     assert len(pool.backend.trashed()) == 1
-    assert contents(pool.backend.mount(volume)) == {"f": b"kept"}
+    assert pool.get(volume) == {"f": b"kept"}
 
 
 def test_what_is_gone_is_not_found(pool: Pool) -> None:
@@ -181,40 +182,41 @@ def test_a_later_volume_of_the_same_name_is_another(pool: Pool) -> None:
 
 def test_rename_keeps_contents_identity_and_metadata(pool: Pool) -> None:
     volume = pool.volume("web", policy="standard")
-    (pool.backend.mount(volume) / "f").write_text("x")
+    pool.put(volume, f="x")
     renamed = pool.backend.rename(volume, "shop")
     assert renamed == replace(volume, name="shop")
     assert pool.names() == {"shop"}
     pool.reopen()
     assert pool.stored("shop") == renamed
-    assert contents(pool.backend.mount(renamed)) == {"f": b"x"}
+    assert pool.get(renamed) == {"f": b"x"}
     with pytest.raises(NotFound):
         pool.backend.mount(volume)
 
 
 def test_usage_counts_what_is_written(pool: Pool) -> None:
     volume = pool.volume("web")
-    before = pool.backend.usage(volume)
-    with open(pool.backend.mount(volume) / "f", "wb") as file:
-        file.write(os.urandom(3 << 20))
-        os.fsync(file.fileno())
-    with open(pool.backend.mount(volume) / "hole", "wb") as file:
-        file.truncate(1 << 30)
-    os.link(pool.backend.mount(volume) / "f", pool.backend.mount(volume) / "again")
-    os.sync()  # counts may lag behind until then
-    grown = pool.backend.usage(volume).used - before.used
+    with pool.mounted(volume) as root:
+        before = pool.backend.usage(volume)
+        with open(root / "f", "wb") as file:
+            file.write(os.urandom(3 << 20))
+            os.fsync(file.fileno())
+        with open(root / "hole", "wb") as file:
+            file.truncate(1 << 30)
+        os.link(root / "f", root / "again")
+        os.sync()  # counts may lag behind until then
+        grown = pool.backend.usage(volume).used - before.used
     assert 3 << 20 <= grown < 4 << 20 or pool.variant.backend == "memory"
-    assert before.limit is None
+    assert before.limit is None or pool.variant.backend == "lvm", "a block device has a size"
 
 
 def test_trash_frees_the_name_at_once_and_gives_everything_back(pool: Pool) -> None:
     """T17."""
     volume = pool.volume("web", policy="standard")
-    (pool.backend.mount(volume) / "f").write_text("first")
+    pool.put(volume, f="first")
     pool.backend.trash(volume, WHEN)
     assert pool.names() == set()
     second = pool.volume("web")
-    assert contents(pool.backend.mount(second)) == {}
+    assert pool.get(second) == {}
     pool.backend.trash(second, WHEN)
     pool.reopen()
     trashed = pool.backend.trashed()
@@ -225,7 +227,7 @@ def test_trash_frees_the_name_at_once_and_gives_everything_back(pool: Pool) -> N
     back = pool.backend.undelete(replace(volume, deleted=WHEN), "again")
     assert back == replace(volume, name="again")
     assert pool.stored("again") == back
-    assert contents(pool.backend.mount(back)) == {"f": b"first"}
+    assert pool.get(back) == {"f": b"first"}
     pool.backend.destroy(replace(second, deleted=WHEN))
     assert pool.backend.trashed() == []
 
@@ -243,14 +245,17 @@ def test_a_volume_of_that_id_is_in_the_trash_or_not(pool: Pool) -> None:
 @pytest.mark.parametrize(
     "option", [{"uid": "root"}, {"gid": "-1"}, {"mode": "0999"}, {"mode": "77777"}, {"uid": "4294967295"}]
 )
-def test_ownership_that_cannot_be_makes_nothing(tree_pool: Pool, option: dict[str, str]) -> None:
+def test_ownership_that_cannot_be_makes_nothing(pool: Pool, option: dict[str, str]) -> None:
+    if not pool.variant.privileged:
+        return
     with pytest.raises(SnapvolError, match=f"{next(iter(option))} = "):
-        tree_pool.backend.create(record("web", **option))
-    assert tree_pool.names() == set()
-    assert tree_pool.leaks() == []
+        pool.backend.create(pool.record("web", **option))
+    assert pool.names() == set()
+    assert pool.leaks() == []
 
 
 def test_many_volumes_are_listed_whole(pool: Pool) -> None:
-    for number in range(60):
-        pool.backend.create(record(f"v{number}"))
-    assert pool.names() == {f"v{number}" for number in range(60)}
+    names = {f"v{number}" for number in range(scaled(60))}
+    for name in names:
+        pool.backend.create(pool.record(name))
+    assert pool.names() == names

@@ -1,4 +1,7 @@
-"""Pools on every kind of storage that there is a backend for, and the variants of them that tests run on."""
+"""Pools on every kind of storage that there is a backend for, and the variants of them that tests run on.
+
+``SNAPVOL_TEST_STORAGE`` chooses: unset, what any machine has; ``lvm`` or ``zfs``, that storage in a lab guest.
+"""
 
 from __future__ import annotations
 
@@ -7,47 +10,83 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from snapvol.backend import Backend
 from snapvol.backends import BACKENDS, subvolume
 from snapvol.model import Damage, Snapshot, Volume, new_id, now
-from support import filesystems
+from support import disks, filesystems
+from support.disks import Disks
 from support.memory import Memory
 
 # btrfs frees what was removed after a commit, by default every 30 s.
 OPTIONS = {"ext4": "defaults", "xfs": "defaults", "btrfs": "commit=1"}
 TOP = 5  # the number of a btrfs's own subvolume
 SIZES = {"ext4": 64 << 20, "xfs": 320 << 20, "btrfs": 512 << 20}
+STORAGE = os.environ.get("SNAPVOL_TEST_STORAGE", "")
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One backend on one file system.
+    """One backend on one kind of storage.
 
     Attributes:
         backend: the backend's kind.
         filesystem: what its pool lies on; None for no file system of its own.
-        settings: the pool's, but for the path.
+        settings: the pool's, but for the place.
         missing: the features that it must declare missing.
+        options: of each of its volumes.
+        size: of the volumes in tests of sizes, in bytes.
     """
 
     backend: str
     filesystem: str | None = None
     settings: Mapping[str, object] = field(default_factory=dict)
     missing: frozenset[str] = frozenset()
+    options: Mapping[str, str] = field(default_factory=dict)
+    size: int = 16 << 20
+
+    @property
+    def mounts(self) -> bool:
+        """Whether volumes have to be mounted to be reached."""
+        return self.backend in ("lvm", "zfs")
+
+    @property
+    def privileged(self) -> bool:
+        """Whether it takes root."""
+        return self.backend != "memory"
 
 
-NO_SIZES = frozenset({"quota", "resize"})
+NO_BASE = frozenset({"keeps_base"})
+NO_SIZES = NO_BASE | {"quota", "resize"}
 COPIES = NO_SIZES | {"instant", "shared_blocks", "stable_inodes"}
-VARIANTS = {
+ANYWHERE = {
     "memory": Variant("memory", missing=COPIES),
     "directory-ext4": Variant("directory", "ext4", missing=COPIES | {"snapshots"}),
     "directory-ext4-full": Variant("directory", "ext4", {"full_copies": True}, COPIES),
     "directory-xfs": Variant("directory", "xfs", missing=NO_SIZES | {"instant", "stable_inodes"}),
     "directory-btrfs": Variant("directory", "btrfs", missing=NO_SIZES | {"instant", "stable_inodes"}),
-    "btrfs": Variant("btrfs", "btrfs"),
+    "btrfs": Variant("btrfs", "btrfs", missing=NO_BASE),
 }
+LAB = {
+    "lvm-ext4": Variant("lvm", options={"fs": "ext4"}, size=64 << 20),
+    "lvm-xfs": Variant("lvm", options={"fs": "xfs"}, size=320 << 20),
+    "zfs": Variant("zfs", missing=NO_BASE),
+}
+EVERYTHING = ANYWHERE | LAB
+VARIANTS = {name: v for name, v in LAB.items() if v.backend == STORAGE} if STORAGE else ANYWHERE
+assert VARIANTS, f"SNAPVOL_TEST_STORAGE={STORAGE}: neither lvm nor zfs"
 TREES = {name: variant for name, variant in VARIANTS.items() if variant.filesystem}
+
+
+def parameters(named: Mapping[str, Variant]) -> list[Any]:
+    """Return the parameters of a test or fixture that runs on each of these variants."""
+    return [
+        pytest.param(variant, id=name, marks=[pytest.mark.root] if variant.privileged else [])
+        for name, variant in named.items()
+    ]
 
 
 @dataclass
@@ -57,18 +96,24 @@ class Pool:
     Attributes:
         backend: as opened last.
         variant: what it is.
-        path: the pool's directory; None for one in memory.
+        settings: the pool's, whole.
+        root: the daemon's directory.
         identity: what `open` returned.
+        foreign: names of what the test itself put beside our volumes.
     """
 
     backend: Backend
     variant: Variant
-    path: Path | None
+    settings: Mapping[str, object]
+    root: Path
     identity: str
+    foreign: set[str] = field(default_factory=set)
 
     def fresh(self) -> Backend:
         """Return the backend as another process would construct it: not open."""
-        return make(self.variant, self.path) if self.path else self.backend
+        if self.variant.backend == "memory":
+            return self.backend
+        return BACKENDS[self.variant.backend]("pool", self.settings, root=self.root)
 
     def reopen(self) -> Backend:
         """Open the pool as the next daemon would."""
@@ -80,13 +125,15 @@ class Pool:
     @property
     def tree(self) -> Path:
         """The directory of a pool that has one."""
-        assert self.path is not None
-        return self.path
+        return Path(str(self.settings["path"]))
+
+    def record(self, name: str, **options: str) -> Volume:
+        """Return a new volume's metadata; option keys with underscores for dots."""
+        return record(name, **{**self.variant.options, **options})
 
     def volume(self, name: str = "web", **options: str) -> Volume:
         """Create a volume."""
-        volume = record(name, **options)
-        self.backend.create(volume)
+        self.backend.create(self.record(name, **options))
         return self.stored(name)
 
     def stored(self, name: str) -> Volume:
@@ -102,6 +149,26 @@ class Pool:
         assert not [damage for damage in found if isinstance(damage, Damage)], found
         return {volume.name for volume in found}
 
+    @contextmanager
+    def mounted(self, volume: Volume) -> Iterator[Path]:
+        """Give the volume's root, mounted for the length of a ``with``."""
+        root = self.backend.mount(volume)
+        try:
+            yield root
+        finally:
+            self.backend.unmount(volume)
+
+    def put(self, volume: Volume, **files: str) -> None:
+        """Write files into the volume's root."""
+        with self.mounted(volume) as root:
+            for name, text in files.items():
+                (root / name).write_text(text)
+
+    def get(self, volume: Volume) -> dict[str, bytes]:
+        """Return the volume's regular files and what they hold."""
+        with self.mounted(volume) as root:
+            return contents(root)
+
     def snapshot(self, volume: Volume, name: str) -> Snapshot:
         """Snapshot one volume."""
         return self.backend.snapshot([volume], name)[0]
@@ -113,13 +180,69 @@ class Pool:
         assert len(good) == len(found), found
         return good
 
-    def leaks(self) -> list[str]:
-        """Return what lies in the pool and belongs to nothing."""
-        return sorted(os.listdir(self.path / "tmp")) if self.path else []
+    def clear(self) -> None:
+        """Destroy all volumes that are not damaged, held or not."""
+        everything = [*self.backend.volumes(), *self.backend.trashed()]
+        # A clone may have to go before what it was made from.
+        volumes = sorted(
+            (volume for volume in everything if isinstance(volume, Volume)),
+            key=lambda volume: volume.created,
+            reverse=True,
+        )
+        for volume in volumes:
+            for snapshot in self.backend.snapshots(volume):
+                for tag in snapshot.holds if isinstance(snapshot, Snapshot) else ():
+                    assert isinstance(snapshot, Snapshot)
+                    self.backend.release(snapshot, tag)
+            self.backend.unmount(volume)
+        for volume in volumes:
+            self.backend.destroy(volume)
 
-    def subvolumes(self) -> list[int]:
-        """Return the subvolumes of the file system that the pool lies on; tests have one pool at a time."""
-        return subvolume.children(self.tree, TOP) if self.variant.filesystem == "btrfs" else []
+    # -- what the storage's own tools say -----------------------------------------------------------------------
+
+    def inventory(self) -> list[str]:
+        """Return the storage's own list of what volumes and snapshots are made of; tests have one pool at a time."""
+        if self.variant.filesystem == "btrfs":
+            return [str(number) for number in subvolume.children(self.tree, TOP)]
+        if self.variant.backend == "lvm":
+            return sorted({lv.name for lv in disks.logical_volumes()} - self.foreign)
+        if self.variant.backend == "zfs":
+            everything = disks.datasets(str(self.settings["dataset"]), "filesystem,snapshot")
+            return sorted(set(everything) - self.foreign)
+        return []
+
+    def leaks(self) -> list[str]:
+        """Return what lies in the pool, or is mounted, and belongs to nothing. Nothing is staged or open."""
+        if self.variant.filesystem:
+            return sorted(os.listdir(self.tree / "tmp"))
+        if not self.variant.mounts:
+            return []
+        return self._unaccounted() + self._mounts_of_nothing()
+
+    def _unaccounted(self) -> list[str]:
+        volumes = [v for v in [*self.backend.volumes(), *self.backend.trashed()] if isinstance(v, Volume)]
+        snapshots = sum(len(self.backend.snapshots(volume)) for volume in volumes)
+        found = self.inventory()
+        if self.variant.backend == "zfs":
+            # What holds volumes together may be there also when there are none, and a clone's origin outlives its
+            # volume: only the datasets with contents can be told one by one, and at the end all the rest.
+            if volumes:
+                return []
+            return [name for name in found if "@" in name]
+        return found if len(found) != len(volumes) + snapshots else []
+
+    def _mounts_of_nothing(self) -> list[str]:
+        known = {str(self.backend.mountpoint(v)) for v in self.backend.volumes() if isinstance(v, Volume)}
+        source = str(self.settings["dataset"]) if self.variant.backend == "zfs" else f"/dev/mapper/{disks.GROUP}-"
+        at = set(disks.mounted([source])) | set(disks.below(self.root))
+        return sorted(f"mount {point}" for point in at - known - self.foreign)
+
+    def subvolumes(self) -> list[str]:
+        """Return `inventory` after everything was destroyed: nothing but what holds an empty pool together."""
+        found = self.inventory()
+        if self.variant.backend == "zfs":
+            return [name for name in found if "@" in name or name.count("/") > 2]
+        return found
 
 
 def record(name: str, **options: str) -> Volume:
@@ -128,14 +251,22 @@ def record(name: str, **options: str) -> Volume:
 
 
 def make(variant: Variant, path: Path) -> Backend:
-    """Construct the backend of ``variant`` for a pool at ``path``."""
+    """Construct the backend of ``variant`` for a pool in a directory at ``path``."""
     return BACKENDS[variant.backend]("pool", {"path": str(path), **variant.settings})
 
 
 def open_pool(variant: Variant, path: Path) -> Pool:
-    """Make a new pool, at ``path`` where it needs one."""
+    """Make a new pool in a directory at ``path``, or in memory."""
+    settings = {"path": str(path), **variant.settings}
     backend = make(variant, path) if variant.filesystem else Memory("pool")
-    return Pool(backend, variant, path if variant.filesystem else None, backend.open())
+    return Pool(backend, variant, settings, path.parent, backend.open())
+
+
+def open_disks(variant: Variant, at: Disks, root: Path) -> Pool:
+    """Open the session's pool on the lab's disks, with mount points below ``root``."""
+    settings = {**at.settings(variant.backend), **variant.settings}
+    backend = BACKENDS[variant.backend]("pool", settings, root=root)
+    return Pool(backend, variant, settings, root, backend.open())
 
 
 @contextmanager
