@@ -173,15 +173,18 @@ def _describe(what: work.Describe, report: Report) -> dict[str, Any]:
     with open_repository(what.repository.name, what.repository.settings) as repository:
         backup = select(repository, what.backup)
         _, document = repository.find_snapshot(backup.id)
-        meta = None
+        meta = lost = None
         if not backup.foreign:
             repository.load_index()
             try:
-                meta = reading.root(repository, document).meta
+                start = reading.root(repository, document)
+                meta, lost = start.meta, start.lost
             except (Damaged, NotFound) as error:
-                # The files may still be whole, and they matter more than the volume's options.
-                line = f"backup {backup.short_id}: what it says of its volume is lost: {error.message}"
-                report.say(work.Said(line=line, warning=True))
+                lost = error.message
+        if lost is not None:
+            # The files may still be whole, and they matter more than the volume's options.
+            line = f"backup {backup.short_id}: what it says of its volume is lost: {lost}"
+            report.say(work.Said(line=line, warning=True))
     return {"backup": _info(backup, what.repository.name), "meta": meta}
 
 

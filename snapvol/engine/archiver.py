@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import getpass
-import os
-import socket
 from collections.abc import Iterable
-from datetime import datetime
 
 import msgspec
 from msgspec import Struct, field
 
-from snapvol import __version__
 from snapvol.backend import Change, Tree
-from snapvol.engine import manifest, node
+from snapvol.engine import record
 from snapvol.engine.manifest import VolumeMeta
-from snapvol.engine.node import Kind, Node
 from snapvol.engine.parent import Base
 from snapvol.engine.pipeline import Pipeline
 from snapvol.engine.progress import Problem, Progress
-from snapvol.engine.reading import INCOMPLETE, TAG, Unreadable
+from snapvol.engine.reading import IMAGE, INCOMPLETE, TAG, Unreadable
 from snapvol.engine.survey import announce
 from snapvol.engine.walk import Walk
 from snapvol.model import now
-from snapvol.repository import BlobKind, Repository, SnapshotDocument
+from snapvol.repository import Repository, SnapshotDocument
 
 _KEPT_PROBLEMS = 100
 
@@ -102,8 +96,15 @@ def back_up(
             walk = Walk(repository, tree, pipeline, Base(repository, before), progress, in_place)
             volume = walk.run()
             pipeline.settle()
-        root = _root(repository, meta, parent if before else None, volume, walk.problems)
-        document = _document(meta, root, parent if before else None, host, begun, walk, pipeline.bytes_added)
+        meta = _meta(meta, parent if before else None, walk.problems)
+        document = record.document(
+            meta,
+            record.top_tree(repository, meta, volume),
+            host=host,
+            begun=begun,
+            tags=[INCOMPLETE] if walk.problems else [],
+            summary=_summary(walk, pipeline.bytes_added),
+        )
         identity = repository.commit_snapshot(document, lock)
     return BackupResult(
         id=identity,
@@ -117,6 +118,7 @@ def back_up(
         unmodified=walk.unmodified,
         problems=walk.problems,
         incomplete=bool(walk.problems),
+        base=meta.base,
     )
 
 
@@ -130,58 +132,24 @@ def _parent(repository: Repository, parent: str | None) -> SnapshotDocument | No
         return None
 
 
-def _root(repository: Repository, meta: VolumeMeta, base: str | None, volume: Node, problems: list[Problem]) -> str:
+def _meta(meta: VolumeMeta, base: str | None, problems: list[Problem]) -> VolumeMeta:
     listed = [str(problem) for problem in problems[:_KEPT_PROBLEMS]]
-    data = manifest.encode(msgspec.structs.replace(meta, base=base, problems=listed))
-    taken = node.time_of(meta.taken)
-    file = Node(
-        quoted=manifest.FILE.decode(),
-        type=Kind.FILE,
-        mode=0o600,
-        mtime=taken,
-        atime=taken,
-        ctime=taken,
-        size=len(data),
-        links=1,
-        content=[repository.add(BlobKind.DATA, data)[0].hex()],
-    )
-    tree = node.encode_tree([node.encode(file), node.encode(volume)])
-    return repository.add(BlobKind.TREE, tree)[0].hex()
+    return msgspec.structs.replace(meta, base=base, problems=listed)
 
 
-def _document(
-    meta: VolumeMeta, root: str, parent: str | None, host: str | None, begun: datetime, walk: Walk, added: int
-) -> SnapshotDocument:
-    tags = [TAG, f"volume={meta.name}", f"volume-id={meta.id}"]
-    if walk.problems:
-        tags.append(INCOMPLETE)
-    ended = now()
-    return SnapshotDocument(
-        time=meta.taken,  # of the data: the newest backup is the one that lost least, whenever it was made
-        parent=parent,
-        tree=root,
-        paths=[f"/snapvol/{meta.name}"],
-        hostname=host or socket.gethostname(),
-        username=getpass.getuser(),
-        uid=os.getuid(),
-        gid=os.getgid(),
-        tags=tags,
-        program_version=f"snapvol {__version__}",
-        summary={
-            "backup_start": begun.isoformat(),
-            "backup_end": ended.isoformat(),
-            "files_new": walk.new,
-            "files_changed": walk.changed,
-            "files_unmodified": walk.unmodified,
-            "data_added": added,
-            "total_files_processed": walk.files,
-            "total_bytes_processed": walk.bytes_total,
-        },
-    )
+def _summary(walk: Walk, added: int) -> dict[str, object]:
+    return {
+        "files_new": walk.new,
+        "files_changed": walk.changed,
+        "files_unmodified": walk.unmodified,
+        "data_added": added,
+        "total_files_processed": walk.files,
+        "total_bytes_processed": walk.bytes_total,
+    }
 
 
 def latest_parent(repository: Repository, volume_id: str, host: str | None = None) -> str | None:
-    """Return the id of the newest backup of the volume with this identity, from which unchanged files can be taken.
+    """Return the id of the newest backup of this volume's files, from which unchanged files can be taken.
 
     Backups dated in the future are passed over: a clock that was once wrong must not fix the parent for ever.
 
@@ -197,6 +165,7 @@ def latest_parent(repository: Repository, volume_id: str, host: str | None = Non
         if document.tags
         and TAG in document.tags
         and tag in document.tags
+        and IMAGE not in document.tags
         and document.time <= present
         and (host is None or document.hostname == host)
     ]

@@ -7,7 +7,8 @@ from datetime import datetime, timedelta
 
 from msgspec import Struct
 
-from snapvol.engine.reading import INCOMPLETE, TAG
+from snapvol.engine.manifest import BackupKind
+from snapvol.engine.reading import IMAGE, INCOMPLETE, TAG
 from snapvol.errors import Damaged, NotFound, UsageError, nearest
 from snapvol.model import now
 from snapvol.repository import Repository, SnapshotDocument
@@ -32,6 +33,7 @@ class Backup(Struct, frozen=True, kw_only=True):
         files: how many, likewise.
         added: bytes that the repository did not have, likewise.
         incomplete: something could not be read when it was made.
+        kind: what it is of: files, or the image of a block device.
         foreign: made by something else than snapvol: it has no volume, and is restored from its root.
     """
 
@@ -46,6 +48,7 @@ class Backup(Struct, frozen=True, kw_only=True):
     files: int | None = None
     added: int | None = None
     incomplete: bool = False
+    kind: BackupKind = BackupKind.FILES
     foreign: bool = False
 
     @property
@@ -79,6 +82,7 @@ def describe(identity: str, document: SnapshotDocument) -> Backup:
         files=_figure(document, "total_files_processed"),
         added=_figure(document, "data_added"),
         incomplete=INCOMPLETE in tags,
+        kind=BackupKind.IMAGE if ours and IMAGE in tags else BackupKind.FILES,
         foreign=not ours,
     )
 

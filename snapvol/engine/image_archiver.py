@@ -13,8 +13,6 @@ from snapvol.engine.progress import Progress
 from snapvol.repository import Repository
 
 CHUNK = 1 << 20
-SMALLEST_CHUNK = 64 << 10
-LARGEST_CHUNK = 4 << 20
 
 
 class ImageBase(Struct, frozen=True, kw_only=True):
@@ -22,18 +20,20 @@ class ImageBase(Struct, frozen=True, kw_only=True):
 
     Attributes:
         id: the backup's full id.
-        meta: its manifest: ``meta.source`` is the identity of the snapshot that it is of.
+        source: the identity of the snapshot that it is of.
     """
 
     id: str
-    meta: VolumeMeta
+    source: str
 
 
 def base_backup(repository: Repository, volume_id: str, source: str, *, host: str | None = None) -> ImageBase | None:
-    """Return the newest image backup of the snapshot with this identity; None where there is none that can be read.
+    """Return the newest image backup of the snapshot with this identity; None where there is none.
+
+    Whether it fits otherwise, and is whole, `back_up_image` finds out.
 
     Args:
-        repository: opened; its index is loaded where that has not been done.
+        repository: opened; its index is not needed.
         volume_id: the volume's identity.
         source: the identity of the base snapshot (`Snapshot.id`), which the backend compares the new one with.
         host: only backups made under this host's name.

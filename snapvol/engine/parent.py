@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 
 from snapvol.engine import gotext
+from snapvol.engine.manifest import BackupKind
 from snapvol.engine.node import Kind, Node
 from snapvol.engine.reading import Unreadable, load_tree, root
 from snapvol.repository import BlobKind, Repository, SnapshotDocument
@@ -36,7 +37,7 @@ class Base:
             start = root(self._repository, document)
         except Unreadable:
             return  # a damaged parent costs time, never the backup
-        if start.meta is not None:
+        if start.meta is not None and start.kind is BackupKind.FILES:
             self._root = start.subtree
             self._settled_before = int((start.meta.taken - _GRAIN).timestamp() * 1_000_000_000)
 

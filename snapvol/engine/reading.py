@@ -6,8 +6,10 @@ from collections.abc import Iterator
 
 from msgspec import Struct
 
-from snapvol.engine import gotext, manifest, node
-from snapvol.engine.manifest import VolumeMeta
+from snapvol.engine import gotext, image_layout, manifest, node
+from snapvol.engine.contents import zeros
+from snapvol.engine.image_layout import StoredImage
+from snapvol.engine.manifest import BackupKind, VolumeMeta
 from snapvol.engine.node import Kind, Node
 from snapvol.engine.progress import shown
 from snapvol.errors import Damaged, NotFound, UsageError
@@ -15,6 +17,7 @@ from snapvol.repository import BlobKind, Repository, SnapshotDocument
 
 TAG = "snapvol"
 INCOMPLETE = "incomplete"
+IMAGE = "image"
 DEEPEST = 5000  # levels of directories; no filesystem that people use comes near
 _LARGEST_MANIFEST = 8 << 20
 
@@ -26,14 +29,18 @@ class Root(Struct, frozen=True, kw_only=True):
     """Where the contents of a backup begin.
 
     Attributes:
-        subtree: the hexadecimal id of the tree of the volume's root.
+        subtree: the hexadecimal id of the tree of the volume's root, or of the directory that holds its image.
         node: the root's own node; None in a backup that stock restic made.
-        meta: the volume; None in a backup that stock restic made.
+        meta: the volume; None in a backup that stock restic made, or where ``lost`` says why.
+        kind: what it is a backup of.
+        lost: why what the backup of ours says of its volume cannot be read. Its contents may be whole nevertheless.
     """
 
     subtree: str
     node: Node | None = None
     meta: VolumeMeta | None = None
+    kind: BackupKind = BackupKind.FILES
+    lost: str | None = None
 
 
 def load_tree(repository: Repository, tree: str) -> list[Node]:
@@ -65,17 +72,25 @@ def _meta(repository: Repository, file: Node) -> VolumeMeta:
 def root(repository: Repository, document: SnapshotDocument) -> Root:
     """Return where the volume's contents begin in a backup.
 
+    A manifest that cannot be read does not keep anybody from the contents (T30): see `Root.lost`.
+
     Raises:
         NotFound: an object is missing.
         Damaged: an object is damaged, or a backup with our tag is not laid out as ours are.
     """
     top = _top(repository, document.tree)
-    if TAG not in (document.tags or ()):
+    tags = document.tags or ()
+    if TAG not in tags:
         return Root(subtree=document.tree)
     if not _is_volume(top):
         raise Damaged("the backup is tagged 'snapvol' but has no /volume", "restore it with stock restic")
     tree = top[manifest.TREE]
-    return Root(subtree=tree.subtree or "", node=tree, meta=_meta(repository, top[manifest.FILE]))
+    try:
+        meta = _meta(repository, top[manifest.FILE])
+    except Unreadable as error:
+        kind = BackupKind.IMAGE if IMAGE in tags else BackupKind.FILES
+        return Root(subtree=tree.subtree or "", node=tree, kind=kind, lost=error.message)
+    return Root(subtree=tree.subtree or "", node=tree, meta=meta, kind=meta.kind)
 
 
 def check_path(path: bytes) -> list[bytes]:
@@ -122,6 +137,8 @@ def entries(
 ) -> Iterator[tuple[bytes, Node]]:
     """Yield what a directory of a backup holds, or a file itself, in the order of names.
 
+    The image of a block device is one file, ``image.img``, however it is stored.
+
     Args:
         repository: with its index loaded.
         snapshot_id: the backup's id.
@@ -137,6 +154,9 @@ def entries(
     """
     _, document = repository.find_snapshot(snapshot_id)
     start = root(repository, document)
+    if start.kind is BackupKind.IMAGE:
+        yield _image_entry(start, StoredImage(repository, start.subtree, start.meta), path)
+        return
     found = find(repository, start, path)
     base = b"/".join(check_path(path))
     if found and found[-1].type != Kind.DIRECTORY:
@@ -162,15 +182,21 @@ def _listed(repository: Repository, base: bytes, subtree: str | None) -> list[tu
 
 
 def cat(repository: Repository, snapshot_id: str, path: bytes) -> Iterator[bytes]:
-    """Yield the contents of a file in pieces.
+    """Yield the contents of a file, or of the image ``image.img``, in pieces.
 
     Raises:
         NotFound: there is no such backup or path.
-        UsageError: the path is not a file's.
+        UsageError: the path is not a file's, or not a path.
         Damaged: a piece is lost, or the file is not as long as it should be.
     """
     _, document = repository.find_snapshot(snapshot_id)
-    found = find(repository, root(repository, document), path)
+    start = root(repository, document)
+    if start.kind is BackupKind.IMAGE:
+        image = StoredImage(repository, start.subtree, start.meta)
+        _image_entry(start, image, path)
+        yield from _image_pieces(repository, image)
+        return
+    found = find(repository, start, path)
     if not found or found[-1].type != Kind.FILE:
         raise UsageError(f"'{shown(path) or '/'}' is not a file", "list a directory: snapvol files BACKUP PATH")
     length = 0
@@ -180,3 +206,28 @@ def cat(repository: Repository, snapshot_id: str, path: bytes) -> Iterator[bytes
         yield data
     if length != found[-1].size:
         raise Damaged(f"'{shown(path)}' has {length} bytes in the backup instead of {found[-1].size}")
+
+
+def _image_entry(start: Root, image: StoredImage, path: bytes) -> tuple[bytes, Node]:
+    if check_path(path) not in ([], [image_layout.FILE]):
+        raise NotFound(
+            f"the backup has no '{shown(path)}': it is the image of a block device",
+            f"its one file is {image_layout.FILE.decode()}; to see files: snapvol restore BACKUP NEW",
+        )
+    when = node.time_of(start.meta.taken) if start.meta is not None else node.ZERO_TIME
+    entry = Node(quoted=image_layout.FILE.decode(), type=Kind.FILE, mode=0o600, mtime=when, size=image.size, links=1)
+    return image_layout.FILE, entry
+
+
+def _image_pieces(repository: Repository, image: StoredImage) -> Iterator[bytes]:
+    for segment in image.segments():
+        if segment.problem is not None:
+            raise Damaged(f"the image's bytes from {segment.offset} on are lost: {segment.problem}")
+        for offset, length, blob in segment.pieces():
+            if blob == image_layout.zero_id(length):
+                yield zeros(length)
+                continue
+            data = repository.read(BlobKind.DATA, bytes.fromhex(blob))
+            if len(data) != length:
+                raise Damaged(f"the image's piece at byte {offset} has {len(data)} bytes instead of {length}")
+            yield data

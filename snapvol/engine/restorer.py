@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
+
 from snapvol.engine import reading
 from snapvol.engine.kernel import sync_filesystem
+from snapvol.engine.manifest import BackupKind
 from snapvol.engine.node import Kind, Node
 from snapvol.engine.progress import Progress
 from snapvol.engine.rebuild import Rebuild, RestoreResult
@@ -13,6 +16,8 @@ from snapvol.engine.target import Target
 from snapvol.errors import Damaged, Refused, StorageFailed
 from snapvol.mountinfo import mounted_below
 from snapvol.repository import Repository
+
+LOST_META = "what the backup says of its volume (options, labels) is lost"
 
 
 class PartlyRestored(Damaged):
@@ -22,8 +27,8 @@ class PartlyRestored(Damaged):
         result: what was done.
     """
 
-    def __init__(self, message: str, result: RestoreResult) -> None:
-        super().__init__(message, "the other files are in place; find out what is damaged: snapvol verify BACKUP")
+    def __init__(self, message: str, result: RestoreResult, rest: str = "the other files are in place") -> None:
+        super().__init__(message, f"{rest}; find out what is damaged: snapvol verify BACKUP")
         self.result = result
 
 
@@ -51,7 +56,7 @@ def restore(
 
     Raises:
         NotFound: there is no such backup, path or target.
-        Refused: the target is not empty, or a mount is in the way. Nothing has changed.
+        Refused: the backup is an image, the target is not empty, or a mount is in the way. Nothing has changed.
         AlreadyExists: ``path`` is there already, and ``exact`` is not given. Nothing has changed.
         NoSpace: the target is full; it is left as far as it came.
         StorageFailed: the target failed.
@@ -63,6 +68,11 @@ def restore(
         _, document = repository.find_snapshot(snapshot_id)
         repository.load_index()
         start = reading.root(repository, document)
+        if start.kind is BackupKind.IMAGE:
+            raise Refused(
+                f"backup {snapshot_id[:8]} is the image of a block device, it has no files to restore",
+                "restore it as a volume, or the whole image: snapvol restore BACKUP --to DIR",
+            )
         found = reading.find(repository, start, path) if path is not None else []
         with Target(target) as directory:
             if not found and not exact and directory.names(directory.top):
@@ -78,7 +88,7 @@ def restore(
                 raise StorageFailed(f"directory {target} failed: {error.strerror}") from error
             finally:
                 work.close()
-    return _checked(work.result(), snapshot_id)
+    return checked(_with_loss(work.result(), start), snapshot_id)
 
 
 def _refuse_mounts(target: Path) -> None:
@@ -99,8 +109,19 @@ def _announce(progress: Progress, summary: dict[str, object] | None, found: list
             progress.total(files, size)
 
 
-def _checked(result: RestoreResult, backup: str) -> RestoreResult:
-    """Return the result of a restore that did all it should have done."""
+def _with_loss(result: RestoreResult, start: reading.Root) -> RestoreResult:
+    """Return the result, with a note where nothing but the files is known of the volume any more (T30)."""
+    if start.lost is None:
+        return result
+    return msgspec.structs.replace(result, notes=[*result.notes, f"{LOST_META}: {start.lost}"])
+
+
+def checked(result: RestoreResult, backup: str) -> RestoreResult:
+    """Return the result of a restore that did all it should have done.
+
+    Raises:
+        PartlyRestored: it did not.
+    """
     if result.problems:
         first, count = result.problems[0], len(result.problems)
         more = f" and {count - 1} more" if count > 1 else ""
