@@ -13,8 +13,9 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from subprocess import DEVNULL  # noqa: TID251
 from types import TracebackType
-from typing import BinaryIO, Self
+from typing import BinaryIO, ClassVar, Self
 
 from support import leftovers
 from support.process import Server
@@ -41,6 +42,8 @@ class Guest(ABC):
         output: gets what the command prints while it runs, and what the kernel complains of. Default: our stdout.
         memory: bytes of memory, which also hold all files that the guest writes.
     """
+
+    environment: ClassVar[Mapping[str, str]] = {}  # what commands need to know on this kind of machine
 
     def __init__(
         self,
@@ -74,10 +77,14 @@ class Guest(ABC):
         """Return the guest's name of the disk ``number``, counted from 0."""
 
     def _serve(
-        self, *argv: str | os.PathLike[str], log: Path | None = None, env: Mapping[str, str] | None = None
+        self,
+        *argv: str | os.PathLike[str],
+        log: Path | None = None,
+        env: Mapping[str, str] | None = None,
+        stdin: int = DEVNULL,
     ) -> Server:
         """Start a part of the machine; it ends when we do. ``log`` is the console's file by default."""
-        server = Server(["setpriv", "--pdeathsig", "KILL", *argv], log=log or self._console, env=env)
+        server = Server(["setpriv", "--pdeathsig", "KILL", *argv], log=log or self._console, env=env, stdin=stdin)
         self._servers.append(server)
         return server
 
@@ -95,7 +102,14 @@ class Guest(ABC):
         handed_on = {name: value for name, value in os.environ.items() if name.startswith(_HANDED_ON)}
         handed_on.pop(leftovers.MARK, None)
         devices = " ".join(self.device(number) for number in range(len(self.disks)))
-        env = {"HOME": "/root", "LANG": "C.UTF-8", **handed_on, "SNAPVOL_LAB_DISKS": devices, **self._env}
+        env = {
+            "HOME": "/root",
+            "LANG": "C.UTF-8",
+            **self.environment,
+            **handed_on,
+            "SNAPVOL_LAB_DISKS": devices,
+            **self._env,
+        }
         words = ["env", "-i", *(f"{name}={value}" for name, value in env.items()), *self.command]
         (self.place / "command").write_text(f"cd {shlex.quote(str(TREE))} || exit 126\nexec {shlex.join(words)}\n")
 

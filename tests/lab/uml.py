@@ -1,0 +1,70 @@
+"""A machine made of processes, for LVM thin: Debian's user-mode Linux, which computes at the host's speed.
+
+Its root shows the host's files, and its system calls are some 20 times slower than ours. There is no udev.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from pathlib import Path
+from typing import ClassVar
+
+from lab.guest import TREE, Guest
+from support.process import run
+
+PROGRAM = "linux.uml"
+_SOURCE = Path(__file__).with_name("uml-ptrace.c")
+_SCRATCH = "16G"  # what the guest can write besides its disks; sparse, in the host's memory
+# Process and mount namespaces of its own, so that whatever it started ends with it, and so that memory and scratch do
+# not depend on the size of the machine's /dev/shm, and vanish. The shell stays, because an init cannot abort.
+_START = """\
+set -eu
+ulimit -c 0
+mount -t tmpfs -o size=64G lab /dev/shm
+truncate --size="$1" /dev/shm/scratch
+mkfs.ext4 -q -F -m 0 -O ^has_journal -E nodiscard /dev/shm/scratch
+preload=$2
+shift 2
+status=0
+LD_PRELOAD=$preload TMPDIR=/dev/shm "$@" || status=$?
+exit "$status"
+"""
+
+
+class Uml(Guest):
+    """The guest; see `lab.guest.Guest`."""
+
+    environment: ClassVar = {"DM_DISABLE_UDEV": "1"}  # LVM makes its own device nodes
+
+    def boot(self) -> None:
+        disks = [f"ubd{number}={disk}" for number, disk in enumerate([Path("/dev/shm/scratch"), *self.disks])]
+        self._serve(
+            *("unshare", "--mount", "--pid", "--fork", "--kill-child=KILL", "sh", "-c", _START, "sh"),
+            *(_SCRATCH, os.fspath(_preload()), PROGRAM, *disks, f"mem={self.memory >> 20}M", "root=/dev/root", "ro"),
+            *("rootfstype=hostfs", "rootflags=/", f"init={TREE}/tests/lab/uml-init", "con=null", "con0=null,fd:1"),
+            *("quiet", "loglevel=3", f"umid=lab-{self.place.name}", f"uml_dir={self.place}/"),
+            *(f"LAB_TREE={TREE}", f"LAB_PLACE={self.place}"),
+            log=self._console,
+        )
+
+    def device(self, number: int) -> str:
+        return f"/dev/ubd{chr(ord('b') + number)}"
+
+
+def cache() -> Path:
+    """Return the directory for what is built once for the lab's guests."""
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Path(os.environ.get("SNAPVOL_LAB_CACHE") or home / "snapvol-lab")
+
+
+def _preload() -> Path:
+    """Return the library that lets an old user-mode Linux run on a new processor, built if need be."""
+    library = cache() / f"uml-ptrace-{hashlib.sha256(_SOURCE.read_bytes()).hexdigest()[:16]}.so"
+    if not library.exists():
+        library.parent.mkdir(parents=True, exist_ok=True)
+        fresh = library.with_suffix(f".{os.getpid()}")
+        run(shutil.which("cc") or "gcc", "-O2", "-shared", "-fPIC", "-o", fresh, _SOURCE)
+        fresh.replace(library)
+    return library
