@@ -90,6 +90,12 @@ def tree_pool(request: pytest.FixtureRequest, opening: Callable[[Variant], Pool]
     yield from opened(request.param, opening)
 
 
+@pytest.fixture(params=parameters({name: v for name, v in VARIANTS.items() if v.privileged}))
+def lasting(request: pytest.FixtureRequest, opening: Callable[[Variant], Pool]) -> Iterator[Pool]:
+    """An empty pool of each kind that outlives its process."""
+    yield from opened(request.param, opening)
+
+
 @pytest.fixture(params=parameters({name: v for name, v in VARIANTS.items() if v.mounts}))
 def mounting(request: pytest.FixtureRequest, opening: Callable[[Variant], Pool]) -> Iterator[Pool]:
     """An empty pool of each kind whose volumes have to be mounted to be reached."""

@@ -27,22 +27,22 @@ def test_only_its_owner_may_enter_a_pool(tree_pool: Pool) -> None:
     assert stat.S_IMODE(tree_pool.tree.stat().st_mode) == 0o700
 
 
-def test_opening_again_finds_the_same_pool(tree_pool: Pool) -> None:
-    volume = tree_pool.volume("web")
-    assert tree_pool.backend.open() == tree_pool.identity
-    assert tree_pool.backend.open(expected=tree_pool.identity) == tree_pool.identity
-    tree_pool.backend.close()
-    tree_pool.backend.close()
-    other = tree_pool.fresh()
-    assert other.open() == tree_pool.identity
+def test_opening_again_finds_the_same_pool(lasting: Pool) -> None:
+    volume = lasting.volume("web")
+    assert lasting.backend.open() == lasting.identity
+    assert lasting.backend.open(expected=lasting.identity) == lasting.identity
+    lasting.backend.close()
+    lasting.backend.close()
+    other = lasting.fresh()
+    assert other.open() == lasting.identity
     other.close()
-    assert tree_pool.stored("web") == volume
+    assert lasting.stored("web") == volume
 
 
-def test_a_second_daemon_is_kept_out(tree_pool: Pool) -> None:
+def test_a_second_daemon_is_kept_out(lasting: Pool) -> None:
     with pytest.raises(PoolUnavailable, match="open in another daemon"):
-        tree_pool.fresh().open()
-    assert tree_pool.backend.health().ok
+        lasting.fresh().open()
+    assert lasting.backend.health().ok
 
 
 def test_a_pool_that_was_there_before_is_not_made_anew(tree_pool: Pool) -> None:
@@ -64,10 +64,10 @@ def test_a_pool_that_was_there_before_is_not_made_anew(tree_pool: Pool) -> None:
         os.rename(away, path)
 
 
-def test_another_pool_in_its_place_is_refused(tree_pool: Pool) -> None:
-    tree_pool.backend.close()
+def test_another_pool_in_its_place_is_refused(lasting: Pool) -> None:
+    lasting.backend.close()
     with pytest.raises(PoolUnavailable, match="is another pool"):
-        tree_pool.fresh().open(expected=new_id())
+        lasting.fresh().open(expected=new_id())
 
 
 def test_a_pool_unmounted_while_open_is_not_written_below(tree_pool: Pool) -> None:
