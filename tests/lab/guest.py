@@ -12,6 +12,7 @@ import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from subprocess import DEVNULL  # noqa: TID251
 from types import TracebackType
@@ -124,17 +125,24 @@ class Guest(ABC):
         Raises:
             GuestFailed: the time was over, and the guest has been killed; or it ended without its command's end.
         """
-        while self.running and time.monotonic() < self._end:
+        while self.running and self._status() is None and time.monotonic() < self._end:
             self.show()
             time.sleep(0.02)
         late = self.running
         self.kill()
-        if late:
-            raise GuestFailed(self._says(f"killed: it still ran after {self.seconds:g} s"))
-        try:
-            return int((self.place / "status").read_text())
-        except (FileNotFoundError, ValueError):
-            raise GuestFailed(self._says("it ended before its command did")) from None
+        status = self._status()
+        if status is not None:
+            return status
+        raise GuestFailed(
+            self._says(f"killed: it still ran after {self.seconds:g} s" if late else "it ended before its command did")
+        )
+
+    def _status(self) -> int | None:
+        """Return the command's exit status, which the guest writes when all is saved and all output is out."""
+        with suppress(FileNotFoundError):
+            text = (self.place / "status").read_text()
+            return int(text) if text.endswith("\n") else None
+        return None
 
     def show(self) -> None:
         """Pass on what the console got since the last time."""
