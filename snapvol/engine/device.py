@@ -38,7 +38,7 @@ class Device:
             raise StorageFailed(f"device {path} cannot be opened: {error.strerror}") from error
         try:
             actual = os.lseek(self._cached, 0, os.SEEK_END)
-            if actual != size:
+            if actual != size or not size:
                 raise StorageFailed(f"device {path} has {actual} bytes, but the storage says {size}")
             self._direct = self._opened_direct()
         except BaseException:

@@ -10,9 +10,20 @@ from snapvol.backend import Range
 Span = tuple[int, int]
 
 
+def joined(ascending: Iterable[Span]) -> list[Span]:
+    """Return spans that ascend by their starts, put together where they touch or overlap."""
+    joined: list[Span] = []
+    for start, end in ascending:
+        if joined and start <= joined[-1][1]:
+            joined[-1] = (joined[-1][0], max(joined[-1][1], end))
+        else:
+            joined.append((start, end))
+    return joined
+
+
 def spans(ranges: Iterable[Range], size: int) -> list[Span]:
     """Return what ranges (offset, length) cover of the first ``size`` bytes."""
-    return _joined(
+    return joined(
         (max(offset, 0), min(offset + length, size))
         for offset, length in sorted(ranges)
         if length > 0 and offset < size and offset + length > 0
@@ -21,7 +32,7 @@ def spans(ranges: Iterable[Range], size: int) -> list[Span]:
 
 def touched(covered: Iterable[Span], chunk: int) -> list[Span]:
     """Return the numbers of the chunks of ``chunk`` bytes that spans of bytes have a part in."""
-    return _joined((start // chunk, -(-end // chunk)) for start, end in covered)
+    return joined((start // chunk, -(-end // chunk)) for start, end in covered)
 
 
 def common(one: Sequence[Span], other: Sequence[Span]) -> list[Span]:
@@ -67,13 +78,3 @@ def within(covered: Sequence[Span], start: int, end: int) -> list[Span]:
 def total(covered: Iterable[Span]) -> int:
     """Return how much spans cover."""
     return sum(end - start for start, end in covered)
-
-
-def _joined(ascending: Iterable[Span]) -> list[Span]:
-    joined: list[Span] = []
-    for start, end in ascending:
-        if joined and start <= joined[-1][1]:
-            joined[-1] = (joined[-1][0], max(joined[-1][1], end))
-        else:
-            joined.append((start, end))
-    return joined

@@ -27,7 +27,7 @@ class PartlyRestored(Damaged):
         result: what was done.
     """
 
-    def __init__(self, message: str, result: RestoreResult, rest: str = "the other files are in place") -> None:
+    def __init__(self, message: str, result: RestoreResult, rest: str) -> None:
         super().__init__(message, f"{rest}; find out what is damaged: snapvol verify BACKUP")
         self.result = result
 
@@ -116,8 +116,13 @@ def _with_loss(result: RestoreResult, start: reading.Root) -> RestoreResult:
     return msgspec.structs.replace(result, notes=[*result.notes, f"{LOST_META}: {start.lost}"])
 
 
-def checked(result: RestoreResult, backup: str) -> RestoreResult:
+def checked(result: RestoreResult, backup: str, rest: str = "the other files are in place") -> RestoreResult:
     """Return the result of a restore that did all it should have done.
+
+    Args:
+        result: of the restore.
+        backup: the backup's id.
+        rest: what has come of the rest, for the hint.
 
     Raises:
         PartlyRestored: it did not.
@@ -125,5 +130,5 @@ def checked(result: RestoreResult, backup: str) -> RestoreResult:
     if result.problems:
         first, count = result.problems[0], len(result.problems)
         more = f" and {count - 1} more" if count > 1 else ""
-        raise PartlyRestored(f"backup {backup[:8]}: not restored: {first}{more}", result)
+        raise PartlyRestored(f"backup {backup[:8]}: not restored: {first}{more}", result, rest)
     return result

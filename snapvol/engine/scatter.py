@@ -7,19 +7,18 @@ import os
 from collections import OrderedDict
 from collections.abc import Callable
 
+from snapvol.engine import sparse
 from snapvol.engine.contents import LARGEST, SMALLEST, zeros
 from snapvol.engine.kernel import punch_hole
 from snapvol.engine.node import Node
 from snapvol.engine.progress import Progress
 from snapvol.engine.stamp import FATAL, FULL, no_space
 from snapvol.engine.target import Place, Target
-from snapvol.errors import SnapvolError, StorageFailed
+from snapvol.errors import SnapvolError
 from snapvol.repository import BlobKind, Repository
 
 MOST_WANTED = 8192
 _OPEN = 64
-_BLOCK = 4096
-_ZERO_BLOCK = bytes(_BLOCK)
 _CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _REOPEN = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -237,29 +236,10 @@ class Scatter:
         return len(data) == length and hashlib.sha256(data).digest() == blob
 
     def _write(self, fd: int, data: bytes, offset: int, fresh: bool) -> None:
-        if not fresh or len(data) < _BLOCK:
-            self._write_all(fd, memoryview(data), offset)
+        if not fresh or len(data) < sparse.BLOCK:
+            self.bytes_written += sparse.write_all(fd, memoryview(data), offset)
             return
-        # Zeros that fill a block of the filesystem, or what this piece has of it, stay a hole; all else that is
-        # together is one write.
-        view, start, at, end = memoryview(data), 0, 0, len(data)
-        following = -offset % _BLOCK or _BLOCK
-        while at < end:
-            following = min(following, end)
-            if data[at:following] == _ZERO_BLOCK[: following - at]:
-                if at > start:
-                    self._write_all(fd, view[start:at], offset + start)
-                start = following
-            at, following = following, following + _BLOCK
-        if start < end:
-            self._write_all(fd, view[start:], offset + start)
-        elif os.fstat(fd).st_size < offset + end:
-            os.ftruncate(fd, offset + end)
-
-    def _write_all(self, fd: int, data: memoryview, offset: int) -> None:
-        while data:
-            written = os.pwrite(fd, data, offset)
-            if written <= 0:
-                raise StorageFailed("the target takes no more data")
-            self.bytes_written += written
-            data, offset = data[written:], offset + written
+        written, whole = sparse.write(fd, data, offset)
+        self.bytes_written += written
+        if not whole and os.fstat(fd).st_size < offset + len(data):
+            os.ftruncate(fd, offset + len(data))
