@@ -13,6 +13,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 from msgspec import Struct
 
@@ -22,6 +23,7 @@ _OCTAL = re.compile(r"\\([0-7]{3})")
 _HEX_ID = re.compile(r"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")
 _GONE = (errno.ENOENT, errno.ESRCH, errno.EINVAL)  # EINVAL: a zombie has no mount namespace any more
 _DELETED = "//deleted"
+_SOURCE_IS_NAME = "zfs"  # its devices are anonymous
 
 
 class Mount(Struct, frozen=True, kw_only=True):
@@ -36,6 +38,7 @@ class Mount(Struct, frozen=True, kw_only=True):
         filesystem: its type.
         source: what was mounted.
         options: the filesystem's own options.
+        follows: it is shared or a slave: it gets its peers' mounts and unmounts.
     """
 
     id: int
@@ -46,6 +49,7 @@ class Mount(Struct, frozen=True, kw_only=True):
     filesystem: str
     source: str
     options: tuple[str, ...] = ()
+    follows: bool = False
 
 
 class Location(Struct, frozen=True, kw_only=True):
@@ -114,13 +118,12 @@ def _mount(line: str) -> Mount:
         filesystem=_plain(tail[0]),
         source=_plain(tail[1]),
         options=tuple(tail[2].split(",")),
+        follows=any(field.startswith(("shared:", "master:")) for field in head[6:]),
     )
 
 
 def _plain(escaped: str) -> str:
     """Undo the kernel's octal escapes of blank, tab, newline and backslash."""
-    if "\\" not in escaped:
-        return escaped
     return os.fsdecode(os.fsencode(_OCTAL.sub(lambda match: chr(int(match[1], 8)), escaped)))
 
 
@@ -192,30 +195,75 @@ class Mounts:
         """
         return cls(_namespaces(proc), own())
 
-    def users(self, path: Path) -> list[MountUser]:
+    def users(self, path: Path, sources: Sequence[str] = ()) -> list[MountUser]:
         """Return the mounts, in any namespace, that show ``path`` or something below it, or lie at or below it.
 
-        Mounts that merely contain ``path``, such as that of its filesystem, are not among them.
+        Mounts that merely contain ``path``, such as that of its filesystem, are not among them. Nor is the mount at
+        ``path`` itself, and what other namespaces got of it: its unmount is passed on to them.
+
+        Args:
+            path: a directory.
+            sources: what the kernel calls the filesystem that is, or would be, mounted at ``path``: ``MAJOR:MINOR``,
+                or a dataset's name. Who mounts that anywhere else is a user, too.
 
         Raises:
-            FileNotFoundError: there is no ``path``.
+            FileNotFoundError: there is no ``path``, and there are no ``sources``.
         """
-        return self.showing(locate(path, self._own))
+        try:
+            found = self.showing(locate(path, self._own))
+        except FileNotFoundError:
+            if not sources:
+                raise
+            found = []
+        return list(dict.fromkeys([*found, *self._elsewhere(path, sources)])) if sources else found
 
     def showing(self, location: Location) -> list[MountUser]:
         """Return the users of a directory that was located before; see `users`."""
-        here = {mount.mountpoint for mount in self._own}
+        at = self._places.get(location.mount.id)
         return [
-            MountUser(
-                pid=space.pid,
-                command=space.command,
-                mountpoint=mount.mountpoint,
-                container=space.container,
-                here=mount.mountpoint in here,
-            )
+            self._user(space, mount)
             for space, mount, place in self._near(location)
-            if _shows(mount, location) or _lies_on(place, mount, location)
+            if not _is_copy(mount, place, location.mount, at)
+            and (_shows(mount, location) or _lies_on(place, mount, location))
         ]
+
+    def mounted(self, path: Path) -> bool:
+        """Return whether something is mounted at ``path``, in this process's namespace."""
+        return _real(path) in self._here
+
+    def _elsewhere(self, path: Path, sources: Sequence[str]) -> Iterator[MountUser]:
+        """Yield the mounts of ``sources`` but the one at ``path``, and what others got of that."""
+        point = _real(path)
+        ours = next((mount for mount in reversed(self._own) if mount.mountpoint == point), None)
+        at = self._places.get(ours.id) if ours is not None else None
+        for number in sorted({number for source in sources for number in self._of_source.get(source, ())}):
+            space, mount, place = self._placed[number]
+            if ours is None or not _is_copy(mount, place, ours, at):
+                yield self._user(space, mount)
+
+    def _user(self, space: Namespace, mount: Mount) -> MountUser:
+        return MountUser(
+            pid=space.pid,
+            command=space.command,
+            mountpoint=mount.mountpoint,
+            container=space.container,
+            here=mount.mountpoint in self._here,
+        )
+
+    @cached_property
+    def _places(self) -> Mapping[int, _Place | None]:
+        return {mount.id: place for mount, place in _placed(self._own)}
+
+    @cached_property
+    def _of_source(self) -> Mapping[str, Sequence[int]]:
+        found: dict[str, list[int]] = {}
+        for number, (_, mount, _) in enumerate(self._placed):
+            found.setdefault(mount.source if mount.filesystem == _SOURCE_IS_NAME else mount.device, []).append(number)
+        return found
+
+    @cached_property
+    def _here(self) -> frozenset[PurePosixPath]:
+        return frozenset(mount.mountpoint for mount in self._own)
 
     def _near(self, location: Location) -> list[_Placed]:
         """Return the mounts that show or cover something at or below the directory, and no others' device."""
@@ -236,13 +284,35 @@ class Mounts:
         for number, (_, mount, place) in enumerate(self._placed):
             index.setdefault(mount.device, []).append((_key(mount.root), number))
             if place is not None:
-                index.setdefault(place[0], []).append((_key(place[1]), number))
+                index.setdefault(place.device, []).append((_key(place.directory), number))
         for found in index.values():
             found.sort()
         return index
 
 
-_Placed = tuple[Namespace, Mount, tuple[str, PurePosixPath] | None]
+class _Place(NamedTuple):
+    """What a mount lies on, and whether that `Mount` follows others."""
+
+    device: str
+    directory: PurePosixPath
+    follows: bool
+
+
+_Placed = tuple[Namespace, Mount, _Place | None]
+
+
+def _real(path: Path) -> PurePosixPath:
+    """Return a path as the kernel's lists have it; its last part may not exist."""
+    return PurePosixPath(os.path.realpath(path.parent)) / path.name
+
+
+def _is_copy(mount: Mount, place: _Place | None, other: Mount, at: _Place | None) -> bool:
+    """Tell whether a mount is what another namespace, or another place, got of ``other``, and loses with it."""
+    if (mount.device, mount.root) != (other.device, other.root):
+        return False
+    if place is None or at is None or (place.device, place.directory) != (at.device, at.directory):
+        return False
+    return mount.mountpoint == other.mountpoint or (place.follows and at.follows)
 
 
 def _key(path: PurePosixPath) -> str:
@@ -262,15 +332,15 @@ def _shows(mount: Mount, location: Location) -> bool:
     return (mount.root, mount.mountpoint) != (through.root, through.mountpoint)
 
 
-def _lies_on(place: tuple[str, PurePosixPath] | None, mount: Mount, location: Location) -> bool:
-    if place is None or place[0] != location.mount.device or not place[1].is_relative_to(location.root):
+def _lies_on(place: _Place | None, mount: Mount, location: Location) -> bool:
+    if place is None or place.device != location.mount.device or not place.directory.is_relative_to(location.root):
         return False
     through = location.mount
-    # Where the directory is the whole of its mount, a mount "on" it is one over or inside, not that mount itself.
+    # Where the directory is the whole of its mount, a mount on it is one over or inside, not that mount itself.
     return (mount.device, mount.root, mount.mountpoint) != (through.device, through.root, through.mountpoint)
 
 
-def _placed(mounts: Sequence[Mount]) -> Iterator[tuple[Mount, tuple[str, PurePosixPath] | None]]:
+def _placed(mounts: Sequence[Mount]) -> Iterator[tuple[Mount, _Place | None]]:
     """Pair each mount with the device and directory that it covers."""
     by_id: Mapping[int, Mount] = {mount.id: mount for mount in mounts}
     for mount in mounts:
@@ -278,7 +348,8 @@ def _placed(mounts: Sequence[Mount]) -> Iterator[tuple[Mount, tuple[str, PurePos
         if parent is None or parent is mount or not mount.mountpoint.is_relative_to(parent.mountpoint):
             yield mount, None
         else:
-            yield mount, (parent.device, parent.root / mount.mountpoint.relative_to(parent.mountpoint))
+            directory = parent.root / mount.mountpoint.relative_to(parent.mountpoint)
+            yield mount, _Place(parent.device, directory, parent.follows)
 
 
 def _namespaces(proc: Path) -> Iterator[Namespace]:

@@ -30,8 +30,8 @@ INSIDE = rf"""501 400 0:60 / / rw,relatime - overlay overlay rw,lowerdir=/l
 """
 
 
-def mounts(*spaces: str) -> Mounts:
-    own = parse(HOST)
+def mounts(*spaces: str, host: str = HOST) -> Mounts:
+    own = parse(host)
     return Mounts(
         [
             Namespace(pid=1, command="init", container=None, mounts=tuple(own)),
@@ -59,6 +59,7 @@ def test_a_line_is_taken_apart() -> None:
         filesystem="btrfs",
         source="/dev/sdb",
         options=("rw", "ssd", "space_cache=v2", "subvolid=5", "subvol=/"),
+        follows=True,
     )
 
 
@@ -123,6 +124,54 @@ def test_a_volume_that_is_a_whole_file_system() -> None:
         for pid, text in ((1, HOST + own), (2, copied), (3, mounted))
     ]
     assert [(user.pid, str(user.mountpoint)) for user in Mounts(spaces, [mount]).showing(here)] == [(3, "/data/db")]
+
+
+VOLUME = "40 22 253:7 / /var/lib/snapvol/mounts/fast/web rw shared:9 - ext4 /dev/mapper/vg-web rw\n"
+DATASET = "41 22 0:77 / /var/lib/snapvol/mounts/tank/web rw shared:9 - zfs tank/volumes/web rw\n"
+POINT = Path("/var/lib/snapvol/mounts/fast/web")
+CONTAINER_OF_IT = "601 501 253:7 / /data rw master:9 - ext4 /dev/mapper/vg-web rw\n"
+PASSED_ON = """700 400 8:1 / /host ro,relatime master:1 - ext4 /dev/sda1 rw
+701 700 253:7 / /host/var/lib/snapvol/mounts/fast/web rw master:9 - ext4 /dev/mapper/vg-web rw
+"""
+STUCK = PASSED_ON.replace(" master:1", "").replace(" master:9", "")
+
+
+@pytest.mark.parametrize(
+    ("others", "used_at"),
+    [
+        ([], []),
+        ([HOST + VOLUME], []),  # a namespace with a copy of all
+        ([INSIDE + CONTAINER_OF_IT], ["/data"]),
+        ([INSIDE + PASSED_ON], []),  # goes with ours, as in a container with -v /:/host:rslave
+        ([INSIDE + STUCK], ["/host/var/lib/snapvol/mounts/fast/web"]),  # stays, and keeps the device busy
+    ],
+)
+def test_T9_T13_who_mounts_the_device_of_a_mounted_volume(others: list[str], used_at: list[str]) -> None:
+    found = mounts(*others, host=HOST + VOLUME)
+    assert [str(user.mountpoint) for user in found.users(POINT, ["253:7"])] == used_at
+    place = Location(mount=mountinfo.parse(VOLUME)[0], root=PurePosixPath("/"))
+    assert [str(user.mountpoint) for user in found.showing(place)] == used_at
+
+
+def test_T8_a_container_is_seen_after_our_own_mount_is_gone_and_by_no_other_volume_s_name() -> None:
+    found = mounts(INSIDE + CONTAINER_OF_IT + "602 501 0:77 / /zfs rw - zfs tank/volumes/web rw\n")
+    assert [str(user.mountpoint) for user in found.users(POINT, ["253:7"])] == ["/data"]
+    assert [user.container for user in found.users(POINT, ["tank/volumes/web"])] == [found.namespaces[1].container]
+    assert found.users(POINT, ["253:70"]) == []
+    assert found.users(POINT, ["tank/volumes/we"]) == []
+    with pytest.raises(FileNotFoundError):
+        found.users(POINT)
+
+
+def test_a_dataset_is_known_by_its_name_and_only_where_it_is_one() -> None:
+    tmpfs = "43 22 0:80 / /mnt rw - tmpfs tank/volumes/web rw\n"
+    snapshot = "44 22 0:81 / /snap rw - zfs tank/volumes/web@s1 rw\n"
+    found = mounts(host=HOST + DATASET + tmpfs + snapshot)
+    assert found.users(Path("/var/lib/snapvol/mounts/tank/web"), ["tank/volumes/web"]) == []
+    (user,) = found.users(Path("/elsewhere"), ["tank/volumes/web"])
+    assert (user.here, str(user.mountpoint)) == (True, "/var/lib/snapvol/mounts/tank/web")
+    assert found.mounted(Path("/var/lib/snapvol/mounts/tank/web"))
+    assert not found.mounted(POINT)
 
 
 def process(proc: Path, pid: int, mounts: str | None, cgroup: str = "0::/\n") -> None:
