@@ -19,6 +19,8 @@ from snapvol.engine import manifest, node
 from snapvol.engine.contents import zeros
 from snapvol.engine.manifest import VolumeMeta
 from snapvol.engine.node import Kind, Node
+from snapvol.engine.progress import Problem
+from snapvol.engine.ranges import Span, joined
 from snapvol.errors import Damaged, NotFound, SnapvolError
 from snapvol.repository import BlobKind, Repository
 
@@ -196,7 +198,7 @@ class StoredImage:
             yield self._segment(0, self.size, self._subtree, self._read([self._subtree])[self._subtree], FILE)
             return
         offset = 0
-        batch = max(1, _READ_AHEAD // (SEGMENT // self._first_chunk() * _ID_BYTES))
+        batch = max(1, _READ_AHEAD // (-(-SEGMENT // self._first_chunk()) * _ID_BYTES))
         for group in self._groups:
             trees = self._listed(group)
             for first in range(0, len(trees), batch):
@@ -285,3 +287,14 @@ class StoredImage:
 
 def _foreign(what: str) -> Damaged:
     return Damaged(f"the backup is not laid out as an image is: {what}", "restore what it has with stock restic")
+
+
+def lost_parts(lost: list[tuple[int, int, str]]) -> list[Problem]:
+    """Return the problems of an image that has lost parts (start, end, why), neighbours put together."""
+    lost = sorted(lost)
+    why: dict[int, str] = {}
+    for start, _, reason in lost:
+        why.setdefault(start, reason)
+    parts: list[Span] = joined((start, end) for start, end, _ in lost)
+    path = FILE.decode()
+    return [Problem(path, f"bytes {start} to {end - 1} are lost: {why[start]}") for start, end in parts]

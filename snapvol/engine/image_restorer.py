@@ -9,11 +9,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from snapvol.engine import image_layout, reading, sparse
-from snapvol.engine.image_layout import StoredImage, zero_id
+from snapvol.engine import reading, sparse
+from snapvol.engine.image_layout import StoredImage, lost_parts, zero_id
 from snapvol.engine.manifest import BackupKind
 from snapvol.engine.progress import Problem, Progress
-from snapvol.engine.ranges import Span, joined
 from snapvol.engine.rebuild import RestoreResult
 from snapvol.engine.restorer import LOST_META, checked
 from snapvol.engine.scatter import MOST_WANTED
@@ -199,14 +198,3 @@ class _Spread:
     def problems(self) -> list[Problem]:
         """Return what is not restored, neighbours put together."""
         return lost_parts(self._lost)
-
-
-def lost_parts(lost: list[tuple[int, int, str]]) -> list[Problem]:
-    """Return the problems of an image that has lost parts (start, end, why), neighbours put together."""
-    lost = sorted(lost)
-    why: dict[int, str] = {}
-    for start, _, reason in lost:
-        why.setdefault(start, reason)
-    parts: list[Span] = joined((start, end) for start, end, _ in lost)
-    path = image_layout.FILE.decode()
-    return [Problem(path, f"bytes {start} to {end - 1} are lost: {why[start]}") for start, end in parts]

@@ -93,9 +93,9 @@ class Pipeline:
             self._changed.wait_for(lambda: self._in_flight < _IN_FLIGHT or self._failure is not None)
             self._in_flight += len(data)
         self._raise()
-        self._queue.put((slot, len(slot.content), data))
-        slot.content.append("")
+        slot.content.append("")  # before another thread fills it in
         slot.given += 1
+        self._queue.put((slot, len(slot.content) - 1, data))
 
     def put_zeros(self, slot: Slot, length: int) -> None:
         """Note the id of ``length`` zero bytes at the end of ``slot``; they are hashed and stored once a run."""

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 from msgspec import Struct
 
-from snapvol.engine import reading
+from snapvol.engine import manifest, reading
+from snapvol.engine.image_layout import StoredImage, lost_parts
+from snapvol.engine.manifest import BackupKind
 from snapvol.engine.node import Kind, Node
 from snapvol.engine.progress import Problem, Progress, shown
 from snapvol.errors import Damaged, SnapvolError
 from snapvol.repository import BlobKind, Repository, SnapshotDocument
+
+_VOLUME = b"/" + manifest.TREE
 
 
 class VerifyResult(Struct, frozen=True, kw_only=True):
@@ -79,8 +84,11 @@ class _Check:
             wanted.update(map(bytes.fromhex, node.content or ()))
             self._check_size(path, node)
         self._read(wanted)
+        image = self._image()
         if self._lost:
-            self._name_files()
+            self._name_files(image is not None)
+        if image is not None:
+            self._name_parts(image)
         return VerifyResult(
             id=identity,
             files=self._files,
@@ -141,12 +149,40 @@ class _Check:
     def _note(self, blob: bytes, error: SnapvolError) -> None:
         self._lost[blob] = error.message
 
-    def _name_files(self) -> None:
+    def _name_files(self, is_image: bool) -> None:
         """Go through the trees once more for the files that lost something: to keep all names would take memory."""
         for path, node in self._nodes(tell=False):
+            if is_image and path.startswith(_VOLUME):
+                continue
             hit = next((blob for blob in map(bytes.fromhex, node.content or ()) if blob in self._lost), None)
             if hit is not None:
                 self._problem(path, self._lost[hit])
+
+    def _image(self) -> StoredImage | None:
+        """Return the image, where this is a backup of one that is laid out as it should be."""
+        try:
+            start = reading.root(self._repository, self._document)
+        except reading.Unreadable:
+            return None  # its tree is among the problems
+        try:
+            is_image = start.kind is BackupKind.IMAGE
+            return StoredImage(self._repository, start.subtree, start.meta) if is_image else None
+        except reading.Unreadable as error:
+            self._problem(_VOLUME, error.message)
+            return None
+
+    def _name_parts(self, image: StoredImage) -> None:
+        """Say what is lost of the image by its bytes: whatever is in them, no name tells."""
+        lost: list[tuple[int, int, str]] = []
+        for segment in image.segments():
+            if segment.problem is not None:
+                lost.append((segment.offset, segment.offset + segment.size, segment.problem))
+            for offset, length, blob in segment.pieces():
+                why = self._lost.get(bytes.fromhex(blob)) if self._lost else None
+                if why is not None:
+                    lost.append((offset, offset + length, why))
+        for problem in lost_parts(lost):
+            self._problem(_VOLUME + b"/" + os.fsencode(problem.path), problem.what)
 
     def _problem(self, path: bytes, what: str) -> None:
         where = shown(path) or "/"
