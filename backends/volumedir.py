@@ -63,7 +63,7 @@ def read_volume(directory: Path, pool: str, *, trash: bool) -> Volume | Damage |
         return None
     try:
         moved = durable.read(directory / NEXT, Volume)
-        if describes(moved, directory, trash=trash) and _unsound_volume(moved) is None:
+        if describes(moved, directory, trash=trash) and unsound_volume(moved) is None:
             return msgspec.structs.replace(moved, pool=pool)
     except (FileNotFoundError, durable.Unreadable):
         pass  # no move, or one that did not come to pass: the sidecar counts
@@ -73,7 +73,7 @@ def read_volume(directory: Path, pool: str, *, trash: bool) -> Volume | Damage |
         return None
     except durable.Unreadable as error:
         return damage(str(error))
-    unsound = _unsound_volume(volume)
+    unsound = unsound_volume(volume)
     if unsound is not None:
         return damage(f"{SIDECAR} has {unsound}")
     if not describes(volume, directory, trash=trash):
@@ -83,7 +83,7 @@ def read_volume(directory: Path, pool: str, *, trash: bool) -> Volume | Damage |
     return msgspec.structs.replace(volume, pool=pool)
 
 
-def _unsound_volume(volume: Volume) -> str | None:
+def unsound_volume(volume: Volume) -> str | None:
     """Return what in a sidecar of the right form nobody could work with; None where all can be."""
     try:
         volume_name(volume.id)  # it becomes part of a path
@@ -91,10 +91,11 @@ def _unsound_volume(volume: Volume) -> str | None:
             units.size(volume.options["size"])
     except UsageError as error:
         return f"an id or a size that is none: {error.message}"
-    return _unsound_time(volume.created) or _unsound_time(volume.deleted)
+    return unsound_time(volume.created) or unsound_time(volume.deleted)
 
 
-def _unsound_time(time: datetime | None) -> str | None:
+def unsound_time(time: datetime | None) -> str | None:
+    """Return why nobody can count from ``time``; None where everybody can."""
     if time is None:
         return None
     if time.tzinfo is None:
@@ -123,7 +124,7 @@ def read_snapshot(directory: Path, volume: Volume) -> Snapshot | Damage | None:
         return None
     except durable.Unreadable as error:
         return damage(str(error))
-    unsound = _unsound_time(snapshot.created)
+    unsound = unsound_time(snapshot.created)
     if unsound is not None:
         return damage(f"{SNAPSHOT} has {unsound}")
     if snapshot.name != directory.name or snapshot.volume_id != volume.id:

@@ -1,0 +1,314 @@
+"""A pool of ZFS datasets: opening it, recovering what a kill left, and finding volumes and snapshots in it."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+from msgspec import Struct
+
+from snapvol.backend import Backend, Features, Option
+from snapvol.backends import zfsfamily, zfsgarbage, zfsholds, zfsnames
+from snapvol.backends.mountpoints import PRIVATE, Mountpoints
+from snapvol.backends.place import read_settings
+from snapvol.backends.removal import refuse_mounted
+from snapvol.backends.zfsfamily import Dataset, Family, Point, Survey
+from snapvol.backends.zfspool import Parent, ZfsSettings
+from snapvol.backends.zfsrecords import SnapshotRecord
+from snapvol.backends.zfstool import Tool, explained
+from snapvol.errors import AlreadyExists, NotFound, NotReady, PoolUnavailable, SnapvolError, ToolFailed
+from snapvol.model import Damage, Health, Snapshot, Volume
+from snapvol.settings import ROOT
+
+log = logging.getLogger(__name__)
+
+_FRESH = 10.0  # seconds for which what a listing of everything found serves the first question about each volume
+
+
+class Known(Struct, frozen=True, kw_only=True):
+    """Where a volume was found last, so that it can be asked about without listing all of them.
+
+    Attributes:
+        name: the volume's, while it is live.
+        datasets: the one with the present contents first.
+    """
+
+    name: str | None
+    datasets: tuple[str, ...]
+
+
+class ZfsPool(Backend):
+    """One pool below one dataset."""
+
+    kind = "zfs"
+    options = (Option(key="zfs.*", help="a native property, such as zfs.compression=zstd: see man zfsprops"),)
+
+    def __init__(self, pool: str, settings: Mapping[str, object], *, root: Path = ROOT) -> None:
+        self.pool = pool
+        self._tool = Tool()
+        self._parent = Parent(pool, read_settings(pool, settings, ZfsSettings), self._tool)
+        self._mountpoints = Mountpoints(pool, root)
+        self._known: dict[str, Known] = {}
+        self._staged: dict[str, str] = {}  # volume id → dataset
+        self._listed: tuple[float, int, dict[str, tuple[Volume, list[Snapshot | Damage]]]] = (0.0, 0, {})
+
+    # -- the pool -----------------------------------------------------------------------------------------------
+
+    def open(self, *, expected: str | None = None) -> str:
+        """See `Backend.open`."""
+        try:
+            identity = self._parent.open(expected)
+            self._mountpoints.recover()
+            self._recover()
+        except SnapvolError:
+            self._parent.close()
+            raise
+        return identity
+
+    def close(self) -> None:
+        """See `Backend.close`."""
+        self._parent.close()
+
+    @property
+    def features(self) -> Features:
+        """See `Backend.features`."""
+        if self._parent.id is None:
+            raise PoolUnavailable(f"pool '{self.pool}' is not open")
+        return Features(snapshots=True, instant=True, quota=True, resize=True, shared_blocks=True, stable_inodes=True)
+
+    def health(self) -> Health:
+        """See `Backend.health`."""
+        return self._parent.health()
+
+    def _recover(self) -> None:
+        self._staged.clear()
+        survey = self._survey(points=True)
+        before = self._tool.changes
+        for dataset in survey.unfinished:
+            self._sweep(dataset.name)
+        for family in survey.families.values():
+            if family.gone:
+                self._sweep(*(dataset.name for dataset in family.datasets))
+        for family in survey.families.values():
+            if not family.gone:
+                self._settle(family)
+        if self._tool.changes != before:
+            self._survey(points=False)
+
+    def _settle(self, family: Family) -> None:
+        """Finish what a kill has interrupted once it had come to pass: names follow what the properties say."""
+        self._sweep(*(dataset.name for dataset in family.history if not dataset.needed), spare=True)
+        target = self._parent.below(family.place)
+        if family.head.name != target:
+            try:
+                self._tool.change(f"{family.head.name} cannot be renamed", "rename", family.head.name, target)
+            except SnapvolError as error:
+                log.warning("pool '%s': %s", self.pool, error)
+
+    def _sweep(self, *names: str, spare: bool = False) -> None:
+        """Remove datasets that nobody sees any more; what cannot be removed now waits for the next `open`.
+
+        Args:
+            names: the datasets.
+            spare: see `zfsgarbage.destroy`.
+        """
+        if not names:
+            return
+        try:
+            zfsgarbage.destroy(self._tool, names, f"{names[0]} cannot be removed", spare=spare)
+        except SnapvolError as error:
+            log.warning("pool '%s': %s", self.pool, error)
+
+    # -- listing ------------------------------------------------------------------------------------------------
+
+    def _survey(self, *, points: bool) -> Survey:
+        self._parent.check()
+        changes, before = self._tool.changes, self._known
+        try:
+            found = zfsfamily.read_all(self._tool, self._parent.name, points=points)
+        except ToolFailed as error:
+            raise explained(f"the volumes of pool '{self.pool}' cannot be listed", error) from error
+        survey = zfsfamily.survey(found, self.pool)
+        known = {family.volume.id: _known(family) for family in survey.families.values()}
+        # What another thread was just making may be missing from the listing.
+        self._known = known if changes == self._tool.changes else {**before, **self._known, **known}
+        return survey
+
+    def volumes(self) -> Sequence[Volume | Damage]:
+        """See `Backend.volumes`."""
+        changes = self._tool.changes
+        survey = self._survey(points=True)
+        found = [family for family in survey.families.values() if not family.gone]
+        holds = self._our_holds(point for family in found for point in family.points)
+        listed = {family.volume.id: (family.volume, zfsfamily.shown(family, holds)) for family in found}
+        self._listed = (time.monotonic(), changes, listed)
+        damages = [damage for damage in survey.damages if not damage.name.startswith(".")]
+        return [*(family.volume for family in found if family.volume.deleted is None), *damages]
+
+    def trashed(self) -> Sequence[Volume | Damage]:
+        """See `Backend.trashed`."""
+        survey = self._survey(points=False)
+        found = [family.volume for family in survey.families.values() if not family.gone]
+        damages = [damage for damage in survey.damages if damage.name.startswith(".")]
+        return [*(volume for volume in found if volume.deleted is not None), *damages]
+
+    def snapshots(self, volume: Volume) -> Sequence[Snapshot | Damage]:
+        """See `Backend.snapshots`."""
+        when, changes, listed = self._listed
+        if changes == self._tool.changes and time.monotonic() - when < _FRESH:
+            known, snapshots = listed.pop(volume.id, (None, []))
+            if known is not None and same(known, volume):
+                return snapshots
+        family = self._find(volume)
+        return zfsfamily.shown(family, self._our_holds(family.points))
+
+    def _our_holds(self, points: Iterable[Point]) -> dict[str, tuple[str, ...]]:
+        found = zfsholds.read(self._tool, [point for point in points if point.held])
+        return {name: holds.ours for name, holds in found.items()}
+
+    # -- finding ------------------------------------------------------------------------------------------------
+
+    def _look_up(self, *volume_ids: str) -> Survey:
+        """Return what there is of some volumes, read anew with one command where they are where they were."""
+        self._parent.check()
+        known = [self._known[volume_id] for volume_id in volume_ids if volume_id in self._known]
+        if len(known) == len(volume_ids):
+            survey = self._read([name for one in known for name in one.datasets])
+            if survey is not None and all(volume_id in survey.families for volume_id in volume_ids):
+                return survey
+        everything = self._survey(points=False)
+        families = [everything.families[volume_id] for volume_id in volume_ids if volume_id in everything.families]
+        survey = self._read([dataset.name for family in families for dataset in family.datasets]) if families else None
+        return Survey(
+            families=survey.families if survey else {}, damages=everything.damages, unfinished=everything.unfinished
+        )
+
+    def _read(self, names: Sequence[str]) -> Survey | None:
+        """Return what these datasets are; None where one of them is not there."""
+        try:
+            return zfsfamily.survey(zfsfamily.read(self._tool, list(dict.fromkeys(names))), self.pool)
+        except ToolFailed:
+            return None  # a listing of everything says what is wrong
+
+    def _find(self, volume: Volume) -> Family:
+        """Return the volume, live or in the trash, as stored.
+
+        Raises:
+            NotFound: it is gone, or another one has its name.
+            NotReady: its metadata cannot be read.
+        """
+        return self._find_all([volume])[0]
+
+    def _find_all(self, volumes: Sequence[Volume]) -> list[Family]:
+        survey = self._look_up(*(volume.id for volume in volumes))
+        found = []
+        for volume in volumes:
+            family = survey.families.get(volume.id)
+            if family is None or family.gone or not same(family.volume, volume):
+                raise self._missing(volume, survey.damages)
+            found.append(family)
+        return found
+
+    def _missing(self, volume: Volume, damages: Iterable[Damage]) -> NotFound | NotReady:
+        for damage in damages:
+            hidden = zfsnames.of_hidden(damage.name)
+            if damage.name == zfsnames.volume(volume.name) or (hidden is not None and hidden[0] == volume.id):
+                remove = f"zfs destroy -r {self._parent.below(damage.name)}"
+                return NotReady(
+                    f"volume '{volume.name}' is damaged: {damage.reason}",
+                    f"mend its properties with `zfs set`, or remove it: {remove}",
+                )
+        return NotFound(f"no volume '{volume.name}' with id {volume.id} in pool '{self.pool}'", "snapvol ls")
+
+    def _find_point(self, snapshot: Snapshot) -> tuple[Family, Dataset, Point]:
+        """Return a snapshot with the dataset that has it and the volume.
+
+        Raises:
+            NotFound: it is gone, or a later one has its name.
+            NotReady: its metadata cannot be read.
+        """
+        family = self._look_up(snapshot.volume_id).families.get(snapshot.volume_id)
+        for dataset in family.datasets if family is not None and not family.gone else ():
+            for point in dataset.points:
+                if point.guid == snapshot.id and point.alive and point.record is not None:
+                    if not isinstance(point.record, SnapshotRecord):
+                        raise NotReady(
+                            f"snapshot '{snapshot.full_name}' is damaged: {point.record}",
+                            f"mend it with `zfs set`, or remove it: zfs destroy {point.name}",
+                        )
+                    assert family is not None
+                    return family, dataset, point
+        raise NotFound(f"no snapshot '{snapshot.full_name}' with id {snapshot.id} in pool '{self.pool}'")
+
+    def _refuse_taken(self, name: str) -> None:
+        """Check that no volume of ours has the name; whether somebody else's dataset has it, ZFS says."""
+        if any(known.name == name for known in self._known.values()):
+            raise self._taken(name)
+
+    def _taken(self, name: str) -> AlreadyExists:
+        where = self._parent.below(zfsnames.volume(name))
+        return AlreadyExists(f"'{name}' exists in pool '{self.pool}' already ({where})", "choose another name")
+
+    # -- changing -----------------------------------------------------------------------------------------------
+
+    def _remember(self, family: Family, volume: Volume, *datasets: str) -> None:
+        """Note where a volume is now: ``datasets``, and what of its history there was."""
+        names = tuple(dict.fromkeys((*datasets, *(dataset.name for dataset in family.history))))
+        self._known[volume.id] = Known(name=_live_name(volume), datasets=names)
+
+    def _take_away(self, family: Family, what: str) -> bool:
+        """Unmount a volume before something happens to its dataset; return whether it was mounted.
+
+        Raises:
+            InUse: something is mounted in it (T9).
+            Refused: somebody has made a dataset in it (T6).
+        """
+        zfsgarbage.refuse_children(family.head, what)
+        if family.volume.deleted is not None:
+            return False
+        point = self.mountpoint(family.volume)
+        refuse_mounted(point, what)
+        mounted = self._mountpoints.found(point) is not None
+        if mounted:
+            self._mountpoints.unmount(point)
+        return mounted
+
+    def _bring_back(self, volume: Volume, dataset: str, *, mounted: bool) -> None:
+        """Mount a volume again that was mounted before."""
+        if mounted:
+            self._mountpoints.mount(self.mountpoint(volume), dataset, "zfs")
+
+    def mountpoint(self, volume: Volume) -> Path:
+        """See `Backend.mountpoint`."""
+        return self._mountpoints.of(volume.name)
+
+    def _private_point(self, volume: Volume) -> Path:
+        return self._mountpoints.directory / PRIVATE / volume.id
+
+    def _undone(self, what: str, *undo: Callable[[], None]) -> None:
+        """Take steps back after a failure; what cannot be taken back is left for the next `open`."""
+        for step in undo:
+            try:
+                step()
+            except SnapvolError as error:
+                log.warning("pool '%s': %s, and it cannot be undone: %s", self.pool, what, error)
+
+
+def _known(family: Family) -> Known:
+    return Known(
+        name=None if family.gone else _live_name(family.volume),
+        datasets=tuple(dataset.name for dataset in family.datasets),
+    )
+
+
+def _live_name(volume: Volume) -> str | None:
+    return volume.name if volume.deleted is None else None
+
+
+def same(stored: Volume, volume: Volume) -> bool:
+    """Return whether what is stored is the volume that somebody means."""
+    return (
+        stored.id == volume.id and stored.name == volume.name and (stored.deleted is None) == (volume.deleted is None)
+    )
