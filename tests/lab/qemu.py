@@ -9,6 +9,7 @@ from pathlib import Path
 from lab.guest import TREE, Guest
 from support.process import run
 
+PROGRAM = "qemu-system-x86_64"
 VIRTIOFSD = "/usr/lib/qemu/virtiofsd"
 _BUILD = 1800  # seconds, where others work too
 _SCRATCH = "16G"  # what the guest can write besides its disks; sparse
@@ -30,7 +31,7 @@ class Qemu(Guest):
         words = [f"LAB_TREE={TREE}", f"LAB_PLACE={self.place}", f"LAB_KERNEL={kernel}"]
         devices = [*self._share("host", Path("/"), "cache=always"), *self._share("place", self.place, "cache=none")]
         self._serve(
-            *("qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
+            *(PROGRAM, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
             *("-machine", "q35", "-accel", "tcg,thread=multi,tb-size=1024", "-cpu", "max", "-smp", "2"),
             *("-m", memory, "-object", f"memory-backend-memfd,id=memory,size={memory},share=on"),
             *("-numa", "node,memdev=memory", *devices),
