@@ -13,7 +13,6 @@ import pytest
 
 from snapvol.model import new_id
 from support import storage
-from support.disks import Disks
 from support.storage import TREES, VARIANTS, Pool, Variant, parameters
 
 
@@ -44,17 +43,12 @@ def filesystem(place: Path) -> Iterator[Callable[[str], Path]]:
 
 
 @pytest.fixture(scope="session")
-def disks() -> Disks:
-    return Disks()
-
-
-@pytest.fixture(scope="session")
-def opening(place: Path, filesystem: Callable[[str], Path], disks: Disks) -> Callable[[Variant], Pool]:
+def opening(place: Path, filesystem: Callable[[str], Path]) -> Callable[[Variant], Pool]:
     """Make new pools; on the lab's disks it is the session's, which the test before left empty."""
 
     def make(variant: Variant) -> Pool:
         if variant.mounts:
-            return storage.open_disks(variant, disks, Path(tempfile.mkdtemp(prefix="root-", dir=place)))
+            return storage.open_disks(variant, Path(tempfile.mkdtemp(prefix="root-", dir=place)))
         where = filesystem(variant.filesystem) if variant.filesystem else Path("/nonexistent")
         return storage.open_pool(variant, where / new_id()[:8])
 

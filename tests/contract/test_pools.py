@@ -114,7 +114,7 @@ def test_a_directory_of_somebody_else_is_not_taken(
         (path / name).mkdir(parents=True)
     for kind in ("directory-btrfs", "btrfs"):
         with pytest.raises(PoolUnavailable, match=message):
-            storage.make(storage.VARIANTS[kind], path).open()
+            storage.make(storage.EVERYTHING[kind], path).open()
     assert sorted(os.listdir(path)) == sorted(inside)
 
 
@@ -122,7 +122,7 @@ def test_a_fresh_file_system_and_what_a_kill_left_count_as_empty(filesystem: Cal
     path = filesystem("ext4") / new_id()[:8]
     (path / "lost+found").mkdir(parents=True)
     (path / f"{MARKER}.new").write_text("{")
-    backend = storage.make(storage.VARIANTS["directory-ext4"], path)
+    backend = storage.make(storage.EVERYTHING["directory-ext4"], path)
     backend.open()
     assert backend.volumes() == []
     backend.close()
@@ -130,7 +130,7 @@ def test_a_fresh_file_system_and_what_a_kill_left_count_as_empty(filesystem: Cal
 
 @pytest.mark.parametrize("kind", ["directory-ext4", "btrfs"])
 def test_a_missing_parent_is_not_made(filesystem: Callable[[str], Path], kind: str) -> None:
-    variant = storage.VARIANTS[kind]
+    variant = storage.EVERYTHING[kind]
     assert variant.filesystem
     path = filesystem(variant.filesystem) / "not" / "there"
     with pytest.raises(PoolUnavailable, match=f"{path.parent} does not exist; mount its storage, or mkdir"):
@@ -141,9 +141,9 @@ def test_a_missing_parent_is_not_made(filesystem: Callable[[str], Path], kind: s
 def test_btrfs_on_another_file_system_is_refused(filesystem: Callable[[str], Path]) -> None:
     path = filesystem("ext4") / "pool"
     with pytest.raises(SettingsError, match=r"^\[pools.pool\] path: .* is not on btrfs; mount a btrfs there"):
-        storage.make(storage.VARIANTS["btrfs"], path).open()
+        storage.make(storage.EVERYTHING["btrfs"], path).open()
     with pytest.raises(PoolUnavailable, match="not on btrfs, but the pool was in use before"):
-        storage.make(storage.VARIANTS["btrfs"], path).open(expected=new_id())
+        storage.make(storage.EVERYTHING["btrfs"], path).open(expected=new_id())
     assert not path.exists()
 
 

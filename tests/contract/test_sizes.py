@@ -21,7 +21,7 @@ SIZE = 16 << 20
 
 @pytest.fixture
 def btrfs(filesystem: Callable[[str], Path]) -> Iterator[Pool]:
-    pool = storage.open_pool(storage.VARIANTS["btrfs"], filesystem("btrfs") / "sizes")
+    pool = storage.open_pool(storage.EVERYTHING["btrfs"], filesystem("btrfs") / "sizes")
     yield pool
     for volume in [*pool.backend.volumes(), *pool.backend.trashed()]:
         assert isinstance(volume, Volume)

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from lab import rgw as lab_rgw
-from support import containers, filesystems, leftovers, needs, servers
+from support import containers, disks, filesystems, leftovers, needs, servers
 from support.containers import Docker, Podman
 from support.servers import Snapvol
+from support.storage import PLAIN, STORAGE
 
 Hosts = Callable[..., Snapvol]
 _numbers = itertools.count(1)
@@ -60,9 +61,23 @@ def _bucket(endpoint: str, credentials: lab_rgw.Credentials, place: Path) -> Buc
     return bucket
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """In a lab guest there is what has to do with its storage; elsewhere all but what needs a guest."""
+    marker = "storage" if STORAGE else "lab"
+    # A plugin's hook sees all items of the session, also those of other folders.
+    here = {item for item in items if item.path.is_relative_to(Path(__file__).parent)}
+    others = [item for item in here if bool(item.get_closest_marker(marker)) != bool(STORAGE)]
+    config.hook.pytest_deselected(items=others)
+    items[:] = [item for item in items if item not in set(others)]
+
+
 @pytest.fixture(scope="session")
-def rgw(place: Path) -> Iterator[lab_rgw.Rgw]:
-    """Ceph RGW, one for the session; each test takes a `bucket`."""
+def rgw(place: Path) -> Iterator[lab_rgw.Rgw | servers.Rclone]:
+    """Ceph RGW, one for the session; each test takes a `bucket`. It is too heavy for the lab's guests: rclone there."""
+    if STORAGE:
+        with servers.rclone(place / "rclone-for-rgw") as light:
+            yield light
+        return
     needs.program(*lab_rgw.PROGRAMS, what="rgw")
     directory = place / "rgw"
     directory.mkdir()
@@ -74,8 +89,8 @@ def rgw(place: Path) -> Iterator[lab_rgw.Rgw]:
 
 
 @pytest.fixture
-def bucket(rgw: lab_rgw.Rgw, tmp_path: Path) -> Bucket:
-    """An empty bucket on Ceph RGW."""
+def bucket(rgw: lab_rgw.Rgw | servers.Rclone, tmp_path: Path) -> Bucket:
+    """An empty bucket on the session's S3 server."""
     return _bucket(rgw.endpoint, rgw.credentials, tmp_path)
 
 
@@ -150,10 +165,17 @@ def filesystem(place: Path) -> Iterator[Callable[..., Path]]:
 
 
 @pytest.fixture
-def pool(filesystem: Callable[..., Path], place: Path) -> Callable[[str], dict[str, Any]]:
-    """Make the settings of a pool: ``btrfs``, ``xfs`` (directory with reflinks), ``ext4`` (directory, full copies)."""
+def pool(filesystem: Callable[..., Path], place: Path) -> Iterator[Callable[[str], dict[str, Any]]]:
+    """Make the settings of a pool: ``btrfs``, ``xfs`` (directory with reflinks), ``ext4`` (directory, full copies).
+
+    In a lab guest also ``lvm`` or ``zfs``.
+    """
+    made: list[dict[str, Any]] = []
 
     def make(kind: str) -> dict[str, Any]:
+        if kind in ("lvm", "zfs"):
+            made.append(disks.another(kind))
+            return {"backend": kind, **made[-1]}
         if kind == "btrfs":
             return {"backend": "btrfs", "path": filesystem("btrfs") / "pool"}
         if kind == "xfs":
@@ -161,7 +183,9 @@ def pool(filesystem: Callable[..., Path], place: Path) -> Callable[[str], dict[s
         assert kind == "ext4"
         return {"backend": "directory", "path": place / f"pool-{next(_numbers)}", "full_copies": True}
 
-    return make
+    yield make
+    for settings in made:
+        disks.drop(settings)
 
 
 @pytest.fixture
@@ -175,7 +199,7 @@ def snapvol(place: Path, plugins: Path, pool: Callable[[str], dict[str, Any]]) -
     made: list[Snapvol] = []
 
     def make(
-        kind: str | Mapping[str, Any] = "ext4",
+        kind: str | Mapping[str, Any] = PLAIN,
         *,
         repository: Mapping[str, Any] | None = None,
         driver: str = "snapvol",

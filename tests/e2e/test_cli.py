@@ -18,6 +18,7 @@ import pytest
 
 from support.process import wait_until
 from support.servers import Snapvol
+from support.storage import KINDS
 
 pytestmark = pytest.mark.root
 Hosts = Callable[..., Snapvol]
@@ -26,8 +27,8 @@ LISTINGS = ["ls", "snapshots", "backups", "jobs", "trash", "doctor"]
 
 @pytest.fixture
 def host(snapvol: Hosts) -> Snapvol:
-    """A daemon over btrfs with a repository that was just made."""
-    made = snapvol("btrfs")
+    """A daemon over btrfs, or the lab's storage, with a repository that was just made."""
+    made = snapvol(KINDS[0])
     made.cli("repo", "init")
     return made
 
@@ -47,6 +48,7 @@ def contents(place: Path) -> dict[str, bytes]:
     return {str(path.relative_to(place)): path.read_bytes() for path in place.rglob("*") if path.is_file()}
 
 
+@pytest.mark.storage
 def test_the_main_job(host: Snapvol, tmp_path: Path) -> None:
     assert host.out("create", "wiki", "-o", "size=1G", "--label", "a=b") == "wiki"
     place = Path(host.out("mount", "wiki"))

@@ -12,9 +12,11 @@ import pytest
 
 from support.containers import IMAGE, Docker
 from support.process import Result, wait_until
+from support.scale import patient
 from support.servers import Snapvol
+from support.storage import KINDS, PLAIN
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.storage]
 Hosts = Callable[..., Snapvol]
 
 # What a container writes: several sizes, a hard link, a symbolic link, an owner and a mode of its own, an old time.
@@ -61,14 +63,14 @@ def until_restored(docker: Docker, volume: str) -> None:
     wait_until(lambda: status(docker, volume)["state"] == "ready", 60, lambda: f"{volume}: {status(docker, volume)}")
 
 
-@pytest.fixture(params=["btrfs", "xfs"])
+@pytest.fixture(params=KINDS)
 def host(request: pytest.FixtureRequest, docker: Docker, snapvol: Hosts) -> Snapvol:
-    """A daemon that is the Docker Engine's driver ``snapvol``, on btrfs and on a directory of XFS."""
+    """A daemon that is the Docker Engine's driver ``snapvol``, on btrfs, a directory of XFS, or the lab's storage."""
     return snapvol(request.param, daemon={"docker_socket": docker.socket})
 
 
 def test_options_reach_the_volume_and_status_tells_of_it(docker: Docker, host: Snapvol) -> None:
-    quota = ["size=64M"] if host.settings["pools"]["default"]["backend"] == "btrfs" else []
+    quota = [] if host.settings["pools"]["default"]["backend"] == "directory" else ["size=64M"]
     create(docker, "web", "uid=1234", "gid=2345", "mode=0751", *quota)
     assert docker.container("-v", "web:/data", IMAGE, "stat", "-c", "%u %g %a", "/data") == "1234 2345 751"
     told = status(docker, "web")
@@ -81,15 +83,7 @@ def test_options_reach_the_volume_and_status_tells_of_it(docker: Docker, host: S
             *("dd", "if=/dev/urandom", "of=/data/big", "bs=1M", "count=100", "conv=fsync"),
             check=False,
         )
-        assert "quota exceeded" in full.stderr.lower(), full
-
-
-def test_a_directory_refuses_a_quota_it_cannot_keep(docker: Docker, snapvol: Hosts) -> None:
-    snapvol("ext4")
-    done = docker.run("volume", "create", "-d", "snapvol", "-o", "size=1G", "web", check=False)
-    assert done.code == 1
-    assert "size" in done.stderr
-    assert "web" not in docker.out("volume", "ls", "--quiet").split()
+        assert re.search("quota exceeded|no space left", full.stderr.lower()), full
 
 
 def test_copy_up_fills_a_fresh_volume(docker: Docker, host: Snapvol) -> None:
@@ -157,7 +151,7 @@ def test_containers_go_on_while_the_daemon_is_killed_and_comes_back(docker: Dock
 
 def test_a_container_stopped_while_the_daemon_is_away_holds_nothing_for_ever(docker: Docker, snapvol: Hosts) -> None:
     """G6: Docker never repeats the unmount that nobody heard, so the kernel's account has to do."""
-    host = snapvol("btrfs")
+    host = snapvol(KINDS[0])
     create(docker, "web")
     docker.background("one", "-v", "web:/data")
     host.kill_9()
@@ -208,11 +202,11 @@ def test_a_second_host_gets_its_volume_from_the_bucket(
     first = min(host.json("backups", "web"), key=lambda backup: backup["time"])["id"]
 
     there = own_docker()
-    other = snapvol("ext4", repository=bucket.settings(), sockets=there.plugins, daemon={"host": "other"})
+    other = snapvol(PLAIN, repository=bucket.settings(), sockets=there.plugins, daemon={"host": "other"})
     began = time.monotonic()
     create(there, "newest", "backup=web")
     create(there, "oldest", f"backup={first}")
-    assert time.monotonic() - began < 10, "Docker is answered at once; a job does the rest"
+    assert time.monotonic() - began < patient(10), "Docker is answered at once; a job does the rest"
     until_restored(there, "newest")
     until_restored(there, "oldest")
     assert portrait(there, "newest") == later
@@ -304,7 +298,7 @@ def test_compose_adopts_its_volume_on_another_host(
     host.cli("backup", "site_content")
 
     there = own_docker()
-    other = snapvol("ext4", repository=bucket.settings(), sockets=there.plugins, daemon={"docker_socket": there.socket})
+    other = snapvol(PLAIN, repository=bucket.settings(), sockets=there.plugins, daemon={"docker_socket": there.socket})
     other.cli("restore", "site_content")
     assert there.inspect("volume", "site_content")["Labels"] == labels
     again = there.compose(file, "up", "--no-color", project="site")

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from support import needs
-from support.process import run
+from support.process import run, wait_until
 
-GROUP, POOL = "snapvoltest", "pool"
+GROUP, POOL = "snapvoltest", "pool"  # on the first disk
+MORE = "snapvolmore"  # on the second, for pools by the dozen
 TANK, PARENT = "snapvoltest", "volumes"
 _PROVISIONING = Path(__file__).resolve().parents[2] / "packaging/vm"
 
@@ -24,37 +26,61 @@ def given() -> list[str]:
     return disks
 
 
-class Disks:
-    """What a session's pools lie on: made when first asked for, gone with the guest.
+_made: set[str] = set()
+_numbers = itertools.count(1)
 
-    Tests of one pool at a time share a thin pool and a zpool; `another` gives pools of their own to those that need
-    two, or that break theirs.
+
+def pool(backend: str) -> dict[str, object]:
+    """Return the settings of the session's pool of a backend, for tests that leave it empty.
+
+    It is made when first asked for, and gone with the guest.
     """
-
-    def __init__(self) -> None:
-        self._made: set[str] = set()
-
-    def lvm(self) -> dict[str, object]:
-        """Return the settings of a pool on the session's thin pool."""
-        if "lvm" not in self._made:
-            needs.root("lvm")
-            needs.program("lvm", "thin_check", what="lvm")
-            run(_PROVISIONING / "lvm-pool", "--group", GROUP, "--pool", POOL, *given(), seconds=120)
-            self._made.add("lvm")
-        return {"volume_group": GROUP, "thin_pool": POOL}
-
-    def zfs(self) -> dict[str, object]:
-        """Return the settings of a pool on the session's zpool."""
-        if "zfs" not in self._made:
-            needs.root("zfs")
-            needs.program("zfs", "zpool", what="zfs")
-            run(_PROVISIONING / "zfs-pool", "--name", TANK, *given(), seconds=120)
-            self._made.add("zfs")
+    needs.root(backend)
+    if backend == "zfs":
+        _once("zfs", "zfs-pool", "--name", TANK, given()[0])
         return {"dataset": f"{TANK}/{PARENT}"}
+    _once("lvm", "lvm-pool", "--group", GROUP, "--pool", POOL, given()[0])
+    return {"volume_group": GROUP, "thin_pool": POOL}
 
-    def settings(self, backend: str) -> dict[str, object]:
-        """Return the settings of a pool of that backend."""
-        return {"lvm": self.lvm, "zfs": self.zfs}[backend]()
+
+def _once(program: str, script: str, *arguments: str) -> None:
+    if script not in _made:
+        needs.program(program)
+        run(_PROVISIONING / script, *arguments, seconds=120)
+        _made.add(script)
+
+
+def another(backend: str, size: str = "2G") -> dict[str, object]:
+    """Return the settings of a new pool, with ``size`` of real space on LVM; `drop` removes it."""
+    if backend == "zfs":
+        pool("zfs")
+        return {"dataset": f"{TANK}/{PARENT}{next(_numbers)}"}
+    needs.root(backend)
+    needs.program("lvm")
+    if MORE not in _made:
+        run("vgcreate", MORE, given()[1])
+        _made.add(MORE)
+    name = f"pool{next(_numbers)}"
+    run(
+        *("lvcreate", "--type", "thin-pool", "--size", size, "--poolmetadatasize", "16M", "--chunksize", "64k"),
+        *("--poolmetadataspare", "n", "--name", name, MORE),
+    )
+    return {"volume_group": MORE, "thin_pool": name}
+
+
+def drop(settings: Mapping[str, object]) -> None:
+    """Remove a pool of `another` with all that is in it, mounted or not."""
+    if "dataset" in settings:
+        dataset = str(settings["dataset"])
+        _unmount([dataset])
+        if run("zfs", "list", dataset, check=False).code == 0:
+            wait_until(lambda: run("zfs", "destroy", "-R", dataset, check=False).code == 0, 20, f"{dataset} to go")
+        return
+    group, name = str(settings["volume_group"]), str(settings["thin_pool"])
+    _unmount([f"/dev/mapper/{group}-", f"/dev/{group}/"])
+    # A mount that was given up lazily may still be on its way out.
+    removed = ("lvremove", "--yes", "--force", "--force", f"{group}/{name}")
+    wait_until(lambda: run(*removed, check=False).code == 0, 20, lambda: str(run(*removed, check=False)))
 
 
 @dataclass(frozen=True)
@@ -100,6 +126,12 @@ def mounted(sources: Sequence[str]) -> list[str]:
         if source.startswith(tuple(sources)):
             found.append(words[4].encode(errors="surrogateescape").decode("unicode_escape"))
     return found
+
+
+def _unmount(sources: Sequence[str]) -> None:
+    for point in mounted(sources)[::-1]:
+        if run("umount", point, check=False).code:
+            run("umount", "--lazy", point)
 
 
 def below(root: Path) -> list[str]:

@@ -21,6 +21,7 @@ from pathlib import Path
 import pytest
 
 from support.process import run
+from support.scale import patient
 
 MARK = "SNAPVOL_TEST_PLACE"
 PLACE: pytest.StashKey[Path] = pytest.StashKey()
@@ -79,7 +80,7 @@ def report(place: Path, seconds: float = 15.0) -> list[str]:
 
     The kernel takes its time over lazy unmounts and over the loop devices below them.
     """
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + patient(seconds)
     while (left := _left(place)) and time.monotonic() < deadline:
         time.sleep(0.2)
     return left

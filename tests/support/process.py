@@ -16,6 +16,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from support.scale import patient
+
 
 @dataclass(frozen=True)
 class Result:
@@ -54,7 +56,7 @@ def run(
     """Run a program to its end; ``env`` adds to the environment.
 
     Raises:
-        Failed: it took longer than ``seconds``, or ``check`` is set and it did not exit with 0.
+        Failed: it took longer than ``seconds`` (see `support.scale`), or ``check`` is set and it did not exit with 0.
     """
     words = tuple(os.fspath(word) for word in argv)
     started = time.monotonic()
@@ -64,13 +66,13 @@ def run(
             env={**os.environ, **(env or {})},
             input=stdin.encode() if isinstance(stdin, str) else stdin,
             capture_output=True,
-            timeout=seconds,
+            timeout=patient(seconds),
             check=False,
             cwd=cwd,
         )
     except subprocess.TimeoutExpired as error:
         raise Failed(
-            f"$ {shlex.join(words)}\nno end after {seconds} s\n{_text(error.stdout)}{_text(error.stderr)}"
+            f"$ {shlex.join(words)}\nno end after {patient(seconds):g} s\n{_text(error.stdout)}{_text(error.stderr)}"
         ) from None
     result = Result(words, done.returncode, _text(done.stdout), _text(done.stderr), time.monotonic() - started)
     if check and result.code:
@@ -141,9 +143,11 @@ class Server:
             Failed: it has not ended after ``seconds``.
         """
         try:
-            return self._child.wait(seconds)
+            return self._child.wait(patient(seconds))
         except subprocess.TimeoutExpired:
-            raise Failed(f"{shlex.join(self.argv)}: still running after {seconds} s\n{self.output()[-4000:]}") from None
+            raise Failed(
+                f"{shlex.join(self.argv)}: still running after {patient(seconds):g} s\n{self.output()[-4000:]}"
+            ) from None
 
     def stop(self, seconds: float = 20) -> int:
         """Ask it to end; after ``seconds`` make it. Returns the exit status."""
@@ -178,8 +182,8 @@ def wait_until(condition: Callable[[], bool], seconds: float = 30, what: str | C
     Raises:
         Failed: ``seconds`` passed; the message says ``what`` was waited for.
     """
-    end = time.monotonic() + seconds
+    end = time.monotonic() + patient(seconds)
     while not condition():
         if time.monotonic() > end:
-            raise Failed(f"waited {seconds} s for {what if isinstance(what, str) else what()}")
+            raise Failed(f"waited {patient(seconds):g} s for {what if isinstance(what, str) else what()}")
         time.sleep(0.02)

@@ -7,8 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from support import raw
+from support import disks, raw
 from support.servers import Snapvol
+from support.storage import STORAGE
 
 ID = "a" * 64
 
@@ -32,12 +33,16 @@ def listed(host: Snapvol) -> set[str]:
 
 @contextmanager
 def plain_daemon(directory: Path) -> Iterator[Snapvol]:
-    """A daemon with one pool of plain directories, which copies in full."""
+    """A daemon with one pool: of plain directories, which copies in full, or in the lab of the storage chosen there."""
     directory.mkdir()
-    pool = {"backend": "directory", "path": directory / "pool", "full_copies": True}
-    daemon = Snapvol(directory, {"pools": {"default": pool}}).start()
+    settings: dict[str, Any] = {"backend": "directory", "path": directory / "pool", "full_copies": True}
+    if STORAGE:
+        settings = {"backend": STORAGE, **disks.another(STORAGE)}
+    daemon = Snapvol(directory, {"pools": {"default": settings}}).start()
     try:
         yield daemon
     finally:
         code = daemon.stop()
+        if STORAGE:
+            disks.drop(settings)
     assert code == 0

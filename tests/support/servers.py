@@ -6,6 +6,7 @@ import http.client
 import json
 import os
 import shutil
+import signal
 import socket
 import sys
 from collections.abc import Iterator, Mapping
@@ -16,6 +17,7 @@ from typing import Any
 from lab.rgw import Credentials, free_port, listens
 from support import needs
 from support.process import Result, Server, run
+from support.scale import patient
 
 PASSWORD = "correct horse battery staple"
 
@@ -24,7 +26,7 @@ class UnixConnection(http.client.HTTPConnection):
     """HTTP over a unix socket."""
 
     def __init__(self, path: Path, seconds: float = 60) -> None:
-        super().__init__("localhost", timeout=seconds)
+        super().__init__("localhost", timeout=patient(seconds))
         self._path = str(path)
 
     def connect(self) -> None:
@@ -237,8 +239,17 @@ class Rclone:
             env={"RCLONE_CONFIG": os.devnull, "HOME": str(place), "XDG_CACHE_HOME": str(place)},
         )
 
+    def pause(self) -> None:
+        """Let it accept connections, and answer none."""
+        self.server.signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let it go on."""
+        self.server.signal(signal.SIGCONT)
+
     def stop(self) -> None:
         """End it."""
+        self.resume()
         self.server.stop(10)
 
 

@@ -18,7 +18,6 @@ from snapvol.backend import Backend
 from snapvol.backends import BACKENDS, subvolume
 from snapvol.model import Damage, Snapshot, Volume, new_id, now
 from support import disks, filesystems
-from support.disks import Disks
 from support.memory import Memory
 
 # btrfs frees what was removed after a commit, by default every 30 s.
@@ -78,6 +77,9 @@ LAB = {
 EVERYTHING = ANYWHERE | LAB
 VARIANTS = {name: v for name, v in LAB.items() if v.backend == STORAGE} if STORAGE else ANYWHERE
 assert VARIANTS, f"SNAPVOL_TEST_STORAGE={STORAGE}: neither lvm nor zfs"
+# The kinds of pools of the daemons in tests of the whole, see `e2e.conftest.pool`; the first where one is enough.
+KINDS = (STORAGE,) if STORAGE else ("btrfs", "xfs")
+PLAIN = STORAGE or "ext4"
 TREES = {name: variant for name, variant in VARIANTS.items() if variant.filesystem}
 
 
@@ -262,9 +264,9 @@ def open_pool(variant: Variant, path: Path) -> Pool:
     return Pool(backend, variant, settings, path.parent, backend.open())
 
 
-def open_disks(variant: Variant, at: Disks, root: Path) -> Pool:
+def open_disks(variant: Variant, root: Path) -> Pool:
     """Open the session's pool on the lab's disks, with mount points below ``root``."""
-    settings = {**at.settings(variant.backend), **variant.settings}
+    settings = {**disks.pool(variant.backend), **variant.settings}
     backend = BACKENDS[variant.backend]("pool", settings, root=root)
     return Pool(backend, variant, settings, root, backend.open())
 
