@@ -41,7 +41,8 @@ class Uml(Guest):
     def boot(self) -> None:
         disks = [f"ubd{number}={disk}" for number, disk in enumerate([Path("/dev/shm/scratch"), *self.disks])]
         self._serve(
-            *("unshare", "--mount", "--pid", "--fork", "--kill-child=KILL", "sh", "-c", _START, "sh"),
+            *("unshare", "--mount", "--propagation=slave", "--pid", "--fork", "--kill-child=KILL"),
+            *("sh", "-c", _START, "sh"),
             *(_SCRATCH, os.fspath(_preload()), PROGRAM, *disks, f"mem={self.memory >> 20}M", "root=/dev/root", "ro"),
             *("rootfstype=hostfs", "rootflags=/", f"init={TREE}/tests/lab/uml-init", "con=null", "con0=null,fd:1"),
             *("quiet", "loglevel=3", f"umid=lab-{self.place.name}", f"uml_dir={self.place}/"),
