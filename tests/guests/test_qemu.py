@@ -1,4 +1,4 @@
-"""The guest with a ZFS kernel as a machine for tests; what all guests share is tested in `test_uml`, which boots faster."""
+"""The guest with a ZFS kernel as a machine for tests; what all guests share is tested in `test_uml`, on a faster one."""
 
 from __future__ import annotations
 
