@@ -176,6 +176,7 @@ class StoredImage:
         self._claimed = meta.image.size if meta is not None and meta.image is not None else None
         (top,) = self._directory(subtree, 1)
         self._groups: list[str] = []
+        self._latest: tuple[str, list[str]] = "", []
         if top.type == Kind.FILE and top.quoted == FILE.decode():
             self.size = top.size
         elif top.type == Kind.DIRECTORY and top.quoted == DIRECTORY.decode():
@@ -251,9 +252,11 @@ class StoredImage:
         return chunk_of(file.size, len(file.content or ())) or SMALLEST_CHUNK
 
     def _listed(self, group: str) -> list[str]:
-        """Return the trees of a group's segments."""
-        nodes = self._directory(group, GROUP)
-        return [self._subtree_of(entry, f"{number:02d}") for number, entry in enumerate(nodes)]
+        """Return the trees of a group's segments. Groups of nothing but holes are all the same one."""
+        if self._latest[0] != group:
+            nodes = self._directory(group, GROUP)
+            self._latest = group, [self._subtree_of(entry, f"{number:02d}") for number, entry in enumerate(nodes)]
+        return self._latest[1]
 
     def _subtrees(self, directory: Node, digits: int, most: int) -> list[str]:
         if directory.subtree is None:

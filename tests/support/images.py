@@ -34,7 +34,7 @@ class Disk:
     def __init__(self, path: Path, size: int, *, garbage: bool = True) -> None:
         self.path = path
         self.size = size
-        self.contents = bytearray(size) if garbage else None
+        self._contents = bytearray(size if garbage else 0)
         self.mapped: set[Range] = set()
         self.dirty: list[Range] = []
         self._garbage = garbage
@@ -43,33 +43,39 @@ class Disk:
         self._fill(0, size)
         os.truncate(path, size)
 
+    @property
+    def contents(self) -> bytes:
+        """What it reads as; not known without garbage."""
+        assert self._garbage
+        return bytes(self._contents)
+
     def write(self, offset: int, data: bytes) -> None:
         self._put(offset, data)
-        if self.contents is not None:
-            self.contents[offset : offset + len(data)] = data
+        if self._garbage:
+            self._contents[offset : offset + len(data)] = data
         self._unmap(offset, len(data))
         self.mapped.add((offset, len(data)))
         self.dirty.append((offset, len(data)))
 
     def discard(self, offset: int, length: int) -> None:
         self._fill(offset, length)
-        if self.contents is not None:
-            self.contents[offset : offset + length] = bytes(length)
+        if self._garbage:
+            self._contents[offset : offset + length] = bytes(length)
         self._unmap(offset, length)
         self.dirty.append((offset, length))
 
     def grow(self, size: int) -> None:
         self._fill(self.size, size - self.size)
         os.truncate(self.path, size)
-        if self.contents is not None:
-            self.contents.extend(bytes(size - self.size))
+        if self._garbage:
+            self._contents.extend(bytes(size - self.size))
         self.size = size
 
     def shrink(self, size: int) -> None:
         self._unmap(size, self.size - size)
         os.truncate(self.path, size)
-        if self.contents is not None:
-            del self.contents[size:]
+        if self._garbage:
+            del self._contents[size:]
         self.size = size
 
     def image(self) -> Image:

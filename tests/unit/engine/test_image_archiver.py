@@ -110,7 +110,7 @@ def test_t31_every_backup_restores_what_the_disk_held(
             steps_seen = Steps()
             result = backups.run(chunk=int(str(what)), known=action == "back up", progress=steps_seen)
             assert steps_seen.wanted == steps_seen.bytes == result.bytes_read
-            kept.append((result.id, bytes(disk.contents or b"")))
+            kept.append((result.id, disk.contents))
     for backup, contents in kept:
         assert restored(bench, backup, tmp_path / "out") == contents
     bench.repository.close()
