@@ -10,13 +10,14 @@ from pathlib import Path
 from msgspec import Struct
 
 from snapvol.api import BackupInfo, Plan
-from snapvol.cli import output
+from snapvol.cli import images, output
 from snapvol.cli.access import Access, opened
 from snapvol.cli.progress import Counter, display
 from snapvol.cli.session import Session
 from snapvol.engine import backups as engine
 from snapvol.engine import reading, restorer, verifier
 from snapvol.engine.backups import Backup
+from snapvol.engine.manifest import BackupKind
 from snapvol.engine.node import Node, permissions
 from snapvol.engine.progress import shown as shown_path
 from snapvol.errors import Damaged, Refused, SnapvolError, StorageFailed
@@ -109,24 +110,43 @@ def forget(session: Session, access: Access, chosen: tuple[str, ...], *, dry_run
 
 
 def restore(session: Session, access: Access, text: str, directory: Path, *, path: str | None, as_json: bool) -> None:
-    """Restore a backup into a directory, which is made where it does not exist.
+    """Restore a backup into a directory, which is made where it does not exist; an image becomes a file in it.
 
     Raises:
-        Refused: the directory is not empty.
+        Refused: the directory is not empty, or ``path`` is given and the backup is an image.
         Damaged: files could not be restored; they are named on standard error.
     """
     with opened(session, access) as repository:
         backup = engine.select(repository, text)
+        if backup.kind is BackupKind.IMAGE and path is not None:
+            raise Refused(
+                f"backup {backup.short_id} is the image of a block device: without a daemon it is restored whole",
+                "leave out --path; how to mount the image is shown then",
+            )
         with _made(directory), display() as shown:
             counter = Counter(f"restore of {backup.short_id}", shown)
-            part = None if path is None else os.fsencode(path)
-            result = restorer.restore(repository, backup.id, directory, path=part, progress=counter)
+            if backup.kind is BackupKind.IMAGE:
+                restored = images.restore(repository, backup, directory, counter)
+            else:
+                part = None if path is None else os.fsencode(path)
+                result = restorer.restore(repository, backup.id, directory, path=part, progress=counter)
+    if backup.kind is BackupKind.IMAGE:
+        return _say_image(restored, as_json=as_json)
     output.warn(result.notes)
     if as_json:
         output.print_json(result)
     else:
         size = output.size(result.bytes_written + result.bytes_kept)
         print(output.printable(f"{directory}: {output.count(result.files, 'file')}, {size}"))
+    return None
+
+
+def _say_image(restored: images.ImageFile, *, as_json: bool) -> None:
+    output.warn(restored.notes)
+    if as_json:
+        output.print_json(restored)
+    else:
+        restored.say()
 
 
 @contextmanager

@@ -56,7 +56,8 @@ def restore(
     --in-place makes the contents of VOLUME, or of the backup's own, exactly those of the backup; the present state is
     snapshotted first. With --path only that part is replaced. The volume must not be in use.
 
-    --to restores into a directory that does not exist or is empty, and needs no daemon.
+    --to restores into a directory that does not exist or is empty, and needs no daemon. The image of a block device
+    becomes a sparse file NAME.img in the directory, which need not be empty then.
     """
     if directory is not None:
         if volume is not None or in_place:

@@ -69,6 +69,7 @@ def restore_image(repository: Repository, snapshot_id: str, target: Path, *, pro
         removed=0,
         problems=spread.problems(),
         notes=[f"{LOST_META}: {start.lost}"] if start.lost is not None else [],
+        filesystem=start.meta.image.filesystem if start.meta is not None and start.meta.image is not None else None,
     )
     return checked(result, identity, "the rest of the image is there, with zeros in their place")
 

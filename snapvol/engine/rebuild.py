@@ -43,6 +43,7 @@ class RestoreResult(Struct, frozen=True, kw_only=True):
         removed: entries that were there and are not in the backup (or were of another kind).
         problems: what is not restored.
         notes: what was restored without its owner, mode or attributes, because the target does not take them.
+        filesystem: on an image that was restored, where that is known.
     """
 
     files: int
@@ -52,6 +53,7 @@ class RestoreResult(Struct, frozen=True, kw_only=True):
     removed: int
     problems: list[Problem]
     notes: list[str]
+    filesystem: str | None = None
 
 
 class _Frame:

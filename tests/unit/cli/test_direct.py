@@ -6,8 +6,10 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from hashlib import sha256
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from snapvol.backend import Tree
@@ -16,9 +18,10 @@ from snapvol.engine.archiver import back_up
 from snapvol.engine.manifest import VolumeMeta
 from snapvol.engine.progress import Silent
 from snapvol.errors import StorageFailed
-from snapvol.repository import Repository
+from snapvol.repository import BlobKind, Repository
 from snapvol.stores.local import LocalStore
 from support.fake_api import Result
+from support.images import Backups, Disk
 from support.repositories import CHEAP
 
 Snapvol = Callable[..., Result]
@@ -282,3 +285,82 @@ def test_no_lock_reads_what_cannot_be_written(
     assert snapvol("repo", "check", "--read-data", "--no-lock").code == 0
     newest = snapvol("backups", "wiki", "-q").out.split()[-1]
     assert "leave out --no-lock" in snapvol("forget", newest, "--force", "--yes", "--no-lock").err
+
+
+# -- images -----------------------------------------------------------------------------------------------------------
+
+MEBIBYTE = 1 << 20
+
+
+@pytest.fixture
+def disk(there: Path, tmp_path: Path) -> Iterator[Disk]:
+    """A volume whose backup is an image."""
+    disk = Disk(tmp_path / "device", 5 * MEBIBYTE + 512)
+    disk.write(MEBIBYTE + 7, b"contents")
+    with Repository.open(LocalStore(there / "repository"), PASSWORD) as repository:
+        Backups(repository, disk).run()
+        yield disk
+        doomed = [identity for identity, document in repository.snapshots() if "image" in (document.tags or ())]
+        repository.forget(doomed)
+
+
+def test_an_image_is_a_file(disk: Disk, tmp_path: Path, snapvol: Snapvol) -> None:
+    result = snapvol("restore", "disk", "--to", str(tmp_path))
+    assert result.code == 0, result.err
+    file = tmp_path / "disk.img"
+    assert result.out == (
+        f"{file}: image of 5.0 MiB, 4.0 KiB of it in use\nlook into it: mount -o ro,loop,noload {file} /mnt\n"
+    )
+    assert file.read_bytes() == disk.contents
+    assert file.stat().st_blocks * 512 < MEBIBYTE
+    assert not (tmp_path / "disk.img.partial").exists()
+    again = snapvol("restore", "disk", "--to", str(tmp_path))
+    assert (again.code, again.out) == (4, "")
+    assert again.err.startswith(f"snapvol: {file} exists already; ")
+    shown = snapvol("restore", "disk", "--to", str(tmp_path / "new"), "--json").json
+    assert (shown["file"], shown["size"], shown["filesystem"]) == (
+        f"{tmp_path}/new/disk.img", disk.size, "ext4"
+    )  # fmt: skip
+
+
+def test_an_image_is_looked_into_as_a_file(disk: Disk, snapvol: Snapvol) -> None:
+    assert snapvol("files", "disk").out == "/image.img\n"
+    (row,) = snapvol("files", "disk", "--json").json
+    assert (row["path"], row["type"], row["size"]) == ("/image.img", "file", disk.size)
+
+
+def test_an_image_has_no_paths_without_a_daemon(disk: Disk, tmp_path: Path, snapvol: Snapvol) -> None:
+    result = snapvol("restore", "disk", "--to", str(tmp_path / "new"), "--path", "/etc")
+    assert (result.code, result.out) == (4, "")
+    assert "restored whole; leave out --path" in result.err
+    assert not (tmp_path / "new").exists()
+    result = snapvol("cat", "disk", "/etc/passwd")
+    assert result.code == 3
+    assert "it is the image of a block device; its one file is image.img" in result.err
+
+
+def test_T44_an_image_of_a_name_that_leads_elsewhere(disk: Disk, there: Path, tmp_path: Path, snapvol: Snapvol) -> None:
+    with Repository.open(LocalStore(there / "repository"), PASSWORD) as repository, repository.lock() as lock:
+        _, document = next(item for item in repository.snapshots() if "image" in (item[1].tags or ()))
+        tags = ["snapvol", "volume=../../escaped", "image"]
+        forged = repository.commit_snapshot(msgspec.structs.replace(document, tags=tags), lock)
+    assert snapvol("restore", forged, "--to", str(tmp_path / "new")).code == 0
+    assert os.listdir(tmp_path / "new") == [f"{forged[:8]}.img"]
+
+
+def test_T30_what_is_left_of_an_image_has_another_name(
+    disk: Disk, there: Path, tmp_path: Path, snapvol: Snapvol, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(there / "repository", tmp_path / "damaged")
+    with Repository.open(LocalStore(tmp_path / "damaged"), PASSWORD) as repository:
+        repository.load_index()
+        piece = sha256(disk.contents[MEBIBYTE : 2 * MEBIBYTE]).digest()
+        pack = repository.locate(BlobKind.DATA, piece).pack.hex()
+    (tmp_path / "damaged/data" / pack[:2] / pack).unlink()
+    monkeypatch.setenv("SNAPVOL_REPOSITORY", str(tmp_path / "damaged"))
+    result = snapvol("restore", "disk", "--to", str(tmp_path / "new"))
+    assert (result.code, result.out) == (1, "")
+    assert os.listdir(tmp_path / "new") == ["disk.img.partial"]
+    assert (tmp_path / "new/disk.img.partial").read_bytes() == bytes(disk.size)
+    assert "disk.img.partial has what could be read" in result.err
+    assert f"bytes {MEBIBYTE} to {2 * MEBIBYTE - 1} are lost" in result.err
