@@ -285,7 +285,8 @@ def _family(datasets: Sequence[Dataset], pool: str) -> tuple[Family, list[Datase
 
     head, *others = sorted(datasets, key=rank, reverse=True)
     assert isinstance(head.record, Record)
-    copies = [other for other in others if rank(other)[0] == head.record.generation]
+    gone = head.record.role is Role.GONE
+    copies = [other for other in others if rank(other)[0] == head.record.generation and not gone]
     history = tuple(other for other in others if other not in copies)
     return Family(volume=replace(head.record.volume, pool=pool), head=head, history=history), copies
 

@@ -38,14 +38,14 @@ class ZfsVolumes(ZfsPool):
         self._parent.require_room(what)
         owned = owner != _NOBODY
         record = Record(volume=volume, role=Role.MAKING if owned else Role.VOLUME)
+        if origin is None:
+            verb, properties = "create", zfsoptions.for_new(asked, self._parent.properties, size)
+        else:
+            verb = "clone"
+            properties = zfsoptions.for_clone(asked, self._properties(origin.dataset, what), size, what)
+        words = pairs(properties | zfsrecords.properties(record))
         try:
-            if origin is None:
-                properties = zfsoptions.for_new(asked, self._parent.properties, size)
-                self._tool.change(what, "create", *pairs(properties | zfsrecords.properties(record)), name)
-            else:
-                properties = zfsoptions.for_clone(asked, self._properties(origin.dataset, what), size, what)
-                words = pairs(properties | zfsrecords.properties(record))
-                self._tool.change(what, "clone", *words, origin.name, name)
+            self._tool.change(what, verb, *words, *([origin.name] if origin else []), name)
         except AlreadyExists as error:
             raise self._taken(volume.name) from error
         except SnapvolError as error:
