@@ -57,6 +57,9 @@ class VolumeInfo(Struct, frozen=True, kw_only=True):
     damaged: bool = False
 
 
+BASE_HOLD = "base-"  # with a repository's name: the next backup to it reads what has changed since that snapshot
+
+
 class SnapshotInfo(Struct, frozen=True, kw_only=True):
     """A snapshot as people see it."""
 
@@ -75,7 +78,8 @@ class BackupInfo(Struct, frozen=True, kw_only=True):
 
     Attributes:
         volume: the volume's name; None where another program made it.
-        size: bytes of the files in it; None where not recorded.
+        size: bytes of the files in it, or of the image; None where not recorded.
+        kind: files or image.
         incomplete: files could not be read when it was made.
     """
 
@@ -90,6 +94,7 @@ class BackupInfo(Struct, frozen=True, kw_only=True):
     files: int | None = None
     added: int | None = None
     incomplete: bool = False
+    kind: str = "files"
 
 
 class JobState(StrEnum):
@@ -220,7 +225,12 @@ class Finding(Struct, frozen=True, kw_only=True):
 
 
 class PoolInfo(Struct, frozen=True, kw_only=True):
-    """A pool as people see it."""
+    """A pool as people see it.
+
+    Attributes:
+        metadata_size: bytes for the storage's own bookkeeping, where that can fill up by itself (thin pools).
+        metadata_free: bytes of that which are left.
+    """
 
     name: str
     backend: str
@@ -228,6 +238,8 @@ class PoolInfo(Struct, frozen=True, kw_only=True):
     default: bool
     size: int = 0
     free: int = 0
+    metadata_size: int | None = None
+    metadata_free: int | None = None
     problem: str | None = None
     features: dict[str, bool] = field(default_factory=dict)
 

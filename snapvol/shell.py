@@ -13,7 +13,7 @@ import shutil
 import signal
 import subprocess  # noqa: TID251
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 
@@ -31,7 +31,13 @@ def _command(program: str) -> sh.Command:
     return sh.Command(program, search_paths=_ENVIRONMENT["PATH"].split(":"))
 
 
-def run(program: str, *arguments: str | os.PathLike[str], stdin: str = "", seconds: float | None = None) -> str:
+def run(
+    program: str,
+    *arguments: str | os.PathLike[str],
+    stdin: str = "",
+    seconds: float | None = None,
+    descriptor: int | None = None,
+) -> str:
     """Run ``program`` to its end and return its standard output.
 
     Args:
@@ -39,6 +45,7 @@ def run(program: str, *arguments: str | os.PathLike[str], stdin: str = "", secon
         arguments: passed as they are; callers put validated names or ``--`` where user text enters.
         stdin: what the program reads.
         seconds: how long it may take; None for honest long work.
+        descriptor: one that the program gets too, so that a lock lasts until it has ended, whatever becomes of us.
 
     Raises:
         NoSpace: it said that the storage is full or over quota.
@@ -51,7 +58,15 @@ def run(program: str, *arguments: str | os.PathLike[str], stdin: str = "", secon
     except sh.CommandNotFound as error:
         raise ToolFailed(argv, None, f"{program} is not installed", f"install it: snapvol needs {program}") from error
     try:
-        done = command(*argv[1:], _in=stdin, _env=_ENVIRONMENT, _timeout=seconds, _return_cmd=True, _tty_out=False)
+        done = command(
+            *argv[1:],
+            _in=stdin,
+            _env=_ENVIRONMENT,
+            _timeout=seconds,
+            _return_cmd=True,
+            _tty_out=False,
+            _pass_fds=set() if descriptor is None else {descriptor},
+        )
     except sh.TimeoutException as error:
         raise ToolFailed(argv, None, f"no end after {seconds} s") from error
     except sh.ErrorReturnCode as error:
@@ -65,7 +80,7 @@ def run(program: str, *arguments: str | os.PathLike[str], stdin: str = "", secon
 
 
 class Child:
-    """A program of our own that runs beside us; both its outputs are pipes that must be read.
+    """A program that runs beside us; both its outputs are pipes that must be read.
 
     Attributes:
         pid: its process id.
@@ -73,7 +88,7 @@ class Child:
         stderr: likewise.
     """
 
-    def __init__(self, argv: Sequence[str], stdin: bytes) -> None:
+    def __init__(self, argv: Sequence[str], stdin: bytes = b"", environment: Mapping[str, str] | None = None) -> None:
         # subprocess, not sh: sh reads a child's output in threads of its own and buffers it.
         self._popen = subprocess.Popen(
             list(argv),
@@ -82,6 +97,7 @@ class Child:
             stderr=subprocess.PIPE,
             start_new_session=True,  # Ctrl-C at the daemon's terminal is the daemon's to handle
             cwd="/",
+            env=environment,
         )
         assert self._popen.stdin is not None
         assert self._popen.stdout is not None
@@ -114,6 +130,23 @@ class Child:
         for pipe in (self._popen.stdout, self._popen.stderr):
             if pipe is not None:
                 pipe.close()
+
+
+def start(program: str, *arguments: str | os.PathLike[str]) -> Child:
+    """Run ``program`` beside us, as `run` does. The kernel ends it when the thread that called this ends.
+
+    Raises:
+        ToolFailed: it is not installed, or could not be started.
+    """
+    argv = ["setpriv", "--pdeathsig", "KILL", "--", program, *(os.fspath(argument) for argument in arguments)]
+    log.debug("start: %s", shlex.join(argv[4:]))
+    for needed in (argv[0], program):
+        if shutil.which(needed, path=_ENVIRONMENT["PATH"]) is None:
+            raise ToolFailed(argv[4:], None, f"{needed} is not installed", f"install it: snapvol needs {needed}")
+    try:
+        return Child(argv, environment=_ENVIRONMENT)
+    except OSError as error:
+        raise ToolFailed(argv[4:], None, str(error)) from error
 
 
 def spawn(module: str, stdin: bytes) -> Child:

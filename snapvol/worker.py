@@ -26,7 +26,8 @@ from snapvol.service import work
 from snapvol.service.repositories import open_repository
 
 if TYPE_CHECKING:
-    pass
+    from snapvol.engine.archiver import BackupResult
+    from snapvol.engine.image_archiver import ImageBase
 
 PACE = 0.2  # seconds between reports of progress
 REACTION = 3.0  # seconds in which the engine should have noticed that it is to end
@@ -64,6 +65,15 @@ class Report:
         with self._counting:
             self._progress = msgspec.structs.replace(self._progress, phase=name)
         self.say(self._progress)
+
+    def warn(self, line: str) -> None:
+        """Say what people should know although it does not stop the work."""
+        self.say(work.Said(line=line, warning=True))
+
+    def restart(self) -> None:
+        """Count from the beginning again."""
+        with self._counting:
+            self._progress = work.Progressed(phase=self._progress.phase)
 
     def total(self, files: int, bytes: int) -> None:
         """See `snapvol.engine.progress.Progress`."""
@@ -125,6 +135,38 @@ def _back_up(what: work.BackUp, report: Report) -> dict[str, Any]:
     return _plain(result) | {"parent": parent}
 
 
+def _back_up_image(what: work.BackUpImage, report: Report) -> dict[str, Any]:
+    from snapvol.engine.image_archiver import CHUNK, back_up_image, base_backup
+    from snapvol.errors import BaseMismatch
+
+    def attempt(base: ImageBase | None) -> BackupResult:
+        changed = what.changed if base is not None else None
+        chunk = what.chunk or CHUNK
+        return back_up_image(
+            repository, what.image, what.meta, base=base, changed=changed, progress=report, host=what.host, chunk=chunk
+        )
+
+    report.phase("opening the repository")
+    mismatch = False
+    with open_repository(what.repository.name, what.repository.settings) as repository:
+        base = None
+        if what.base is not None:
+            base = base_backup(repository, what.meta.id, what.base, host=what.host)
+            if base is None:
+                report.warn("the backup that the last one was based on is no longer in the repository: all is read")
+        report.phase("backing up")
+        try:
+            result = attempt(base)
+        except BaseMismatch as error:
+            mismatch = True
+            report.warn(f"{error}; everything is read anew")
+            report.restart()
+            result = attempt(None)
+    for note in result.notes[:MOST_PROBLEMS]:
+        report.warn(note)
+    return _plain(result) | {"parent": result.base, "mismatch": mismatch}
+
+
 def _restore(what: work.Restore, report: Report) -> dict[str, Any]:
     from snapvol.engine.restorer import restore
 
@@ -133,8 +175,36 @@ def _restore(what: work.Restore, report: Report) -> dict[str, Any]:
         report.phase("restoring")
         result = restore(repository, what.backup, what.target, path=what.path, exact=what.exact, progress=report)
     for note in result.notes[:MOST_PROBLEMS]:
-        report.say(work.Said(line=note, warning=True))
+        report.warn(note)
     return _plain(result)
+
+
+def _restore_image(what: work.RestoreImage, report: Report) -> dict[str, Any]:
+    from snapvol.engine.image_restorer import restore_image
+
+    report.phase("opening the repository")
+    with open_repository(what.repository.name, what.repository.settings) as repository:
+        report.phase("restoring the image")
+        result = restore_image(repository, what.backup, what.target, progress=report)
+    for note in result.notes[:MOST_PROBLEMS]:
+        report.warn(note)
+    return _plain(result)
+
+
+def _extract(what: work.Extract, report: Report) -> dict[str, Any]:
+    from snapvol.engine.image_restorer import restore_image
+    from snapvol.service import extraction
+
+    report.phase("opening the repository")
+    file = what.scratch / "image"
+    half = extraction.Half(report)
+    with open_repository(what.repository.name, what.repository.settings) as repository:
+        report.phase("restoring the image")
+        restored = restore_image(repository, what.backup, file, progress=half)
+    extraction.seclude(what.mounts, what.target)
+    with extraction.mounted(file, what.filesystem, what.scratch / "files") as root:
+        report.phase("copying the files out of the image")
+        return extraction.copy(root, what.target, what.path, restored.bytes_written, half)
 
 
 def _verify(what: work.Verify, report: Report) -> dict[str, Any]:
@@ -204,7 +274,10 @@ def _probe(what: work.Probe, report: Report) -> dict[str, Any]:
 
 _WORK: dict[type[Any], Callable[[Any, Report], dict[str, Any]]] = {
     work.BackUp: _back_up,
+    work.BackUpImage: _back_up_image,
     work.Restore: _restore,
+    work.RestoreImage: _restore_image,
+    work.Extract: _extract,
     work.Verify: _verify,
     work.List: _list,
     work.Describe: _describe,

@@ -29,12 +29,20 @@ VOLUME_COLUMNS = (
     Column[VolumeStatus]("LOST WITH THE MACHINE", lambda volume: _lose(volume.would_lose_off_host)),
 )
 
+
+def _metadata(pool: PoolInfo) -> str:
+    if not pool.metadata_size or pool.metadata_free is None:
+        return "-"
+    return f"{100 - 100 * pool.metadata_free // pool.metadata_size} % full"
+
+
 POOL_COLUMNS = (
     Column[PoolInfo]("POOL", lambda pool: f"{pool.name} (default)" if pool.default else pool.name),
     Column[PoolInfo]("BACKEND", lambda pool: pool.backend),
     Column[PoolInfo]("STATE", lambda pool: "ok" if pool.ok else pool.problem or "not ok"),
     Column[PoolInfo]("FREE", lambda pool: output.size(pool.free) if pool.size else "-", right=True),
     Column[PoolInfo]("SIZE", lambda pool: output.size(pool.size) if pool.size else "-", right=True),
+    Column[PoolInfo]("METADATA", _metadata, right=True),
 )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from snapvol.api import SnapshotInfo
+from snapvol.api import BASE_HOLD, SnapshotInfo
 from snapvol.cli import output
 from snapvol.cli.command import command
 from snapvol.cli.output import Column
@@ -27,11 +27,19 @@ def _name(snapshot: SnapshotInfo) -> str:
     return f"{snapshot.volume}@{snapshot.name}"
 
 
+def _holds(snapshot: SnapshotInfo) -> str:
+    words = [
+        f"next backup to {hold.removeprefix(BASE_HOLD)}" if hold.startswith(BASE_HOLD) else hold
+        for hold in snapshot.holds
+    ]
+    return ", ".join(words) or "-"
+
+
 SNAPSHOT_COLUMNS = (
     Column[SnapshotInfo]("SNAPSHOT", _name),
     Column[SnapshotInfo]("CREATED", lambda snapshot: output.ago(snapshot.created)),
     Column[SnapshotInfo]("BY", lambda snapshot: snapshot.made_by),
-    Column[SnapshotInfo]("HOLDS", lambda snapshot: ",".join(snapshot.holds) or "-"),
+    Column[SnapshotInfo]("HOLDS", _holds),
     Column[SnapshotInfo](
         "MESSAGE", lambda snapshot: f"damaged: {snapshot.error}" if snapshot.error else snapshot.message
     ),

@@ -77,6 +77,10 @@ class _State(Collector):
             ("free_bytes", "What can still be written.", lambda pool: pool.free),
         ):
             yield _gauge(f"snapvol_pool_{name}", text, ("pool",), [((pool.name,), value(pool)) for pool in pools])
+        sizes = [((pool.name,), pool.metadata_size) for pool in pools if pool.metadata_size is not None]
+        yield _gauge("snapvol_pool_metadata_size_bytes", "What its own bookkeeping may take.", ("pool",), sizes)
+        free = [((pool.name,), pool.metadata_free) for pool in pools if pool.metadata_free is not None]
+        yield _gauge("snapvol_pool_metadata_free_bytes", "What is left of that.", ("pool",), free)
 
 
 def _gauge(

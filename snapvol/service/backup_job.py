@@ -12,11 +12,12 @@ from msgspec import Struct
 
 from snapvol import units
 from snapvol.api import BackupRef
+from snapvol.backend import Range
 from snapvol.docker import Docker
-from snapvol.engine.manifest import VolumeMeta
+from snapvol.engine.manifest import BackupKind, VolumeMeta
 from snapvol.errors import InUse, NotFound, SnapvolError
 from snapvol.model import Snapshot
-from snapvol.service import points, work
+from snapvol.service import bases, points, work
 from snapvol.service.catalog import Entry
 from snapvol.service.context import Context
 from snapvol.service.job import Kind, Run
@@ -32,6 +33,21 @@ class BackupSpec(Struct, frozen=True, kw_only=True):
     volume: str
     repository: str
     snapshot: str | None = None
+
+
+class _Point:
+    """The snapshot that is backed up.
+
+    Attributes:
+        done: the result, once there is one.
+        base: the next backup can be based on it; None where backups of this kind have no base.
+    """
+
+    def __init__(self, entry: Entry, snapshot: Snapshot) -> None:
+        self.entry = entry
+        self.snapshot = snapshot
+        self.done: dict[str, Any] | None = None
+        self.base: bool | None = None
 
 
 class BackupJob(Kind):
@@ -50,22 +66,64 @@ class BackupJob(Kind):
         place = self._library.place(spec.repository)
         entry = self._entry(spec)
         points.clean(self._context.catalog, entry, run.id)
+        bases.clean(self._context.catalog, entry)
         self._remember_labels(entry)
-        with self._point(run, spec) as (entry, snapshot), entry.backend.open_snapshot(snapshot) as tree:
+        with self._point(run, spec) as point:
             run.check()
-            self._warn_of_left_out(run, entry)
-            result = run.perform(
+            self._warn_of_left_out(run, point.entry)
+            as_image = _kind(point.entry) is BackupKind.IMAGE
+            result = self._image(run, place, point) if as_image else self._files(run, place, point)
+            point.done = result
+        self._remember(run, point.entry, point.snapshot, spec, result)
+        return {"repository": spec.repository, "snapshot": point.snapshot.name, **result}
+
+    def _files(self, run: Run, place: work.Place, point: _Point) -> dict[str, Any]:
+        with point.entry.backend.open_snapshot(point.snapshot) as tree:
+            return run.perform(
                 work.BackUp(
                     repository=place,
                     source=tree.root,
                     identity=tree.identity,
                     stable_inodes=tree.stable_inodes,
-                    meta=self._meta(entry, snapshot),
+                    meta=self._meta(point.entry, point.snapshot),
                     host=self._context.settings.host,
                 )
             )
-        self._remember(run, entry, snapshot, spec, result)
-        return {"repository": spec.repository, "snapshot": snapshot.name, **result}
+
+    def _image(self, run: Run, place: work.Place, point: _Point) -> dict[str, Any]:
+        entry = point.entry
+        with entry.backend.open_image(point.snapshot) as image:
+            base = bases.of(entry, place.name)
+            changed = None if base is None else self._changed(run, entry, base, point.snapshot)
+            meta = self._meta(entry, point.snapshot)
+            chunk = entry.volume.options.get("backup.chunk")
+            result = run.perform(
+                work.BackUpImage(
+                    repository=place,
+                    image=image,
+                    meta=msgspec.structs.replace(meta, used=sum(length for _, length in image.mapped)),
+                    host=self._context.settings.host,
+                    chunk=units.size(chunk) if chunk is not None else None,
+                    base=base.id if base is not None and changed is not None else None,
+                    changed=changed,
+                )
+            )
+        if entry.backend.features.keeps_base:
+            # A base that lies behind a newer one is none: going back and forth would read more, not less.
+            point.base = base is None or base.created <= point.snapshot.created or bool(result.get("mismatch"))
+        return result
+
+    def _changed(self, run: Run, entry: Entry, base: Snapshot, snapshot: Snapshot) -> tuple[Range, ...] | None:
+        try:
+            found = entry.backend.image_changes(base, snapshot)
+        except NotFound as error:
+            run.warn(f"{error.message}: everything is read")
+            return None
+        if found is None:
+            run.log(f"what changed since {base.full_name} is not known: everything is read")
+            return None
+        run.log(f"since {base.full_name} at most {sum(length for _, length in found) >> 10} KiB have changed")
+        return tuple(found)
 
     def _entry(self, spec: BackupSpec) -> Entry:
         entry = self._context.catalog.by_id(spec.volume_id)
@@ -75,8 +133,8 @@ class BackupJob(Kind):
         return entry
 
     @contextmanager
-    def _point(self, run: Run, spec: BackupSpec) -> Iterator[tuple[Entry, Snapshot]]:
-        """Take or find the snapshot, and hold it."""
+    def _point(self, run: Run, spec: BackupSpec) -> Iterator[_Point]:
+        """Take or find the snapshot, and hold it; see at the end which snapshot is the base of the next backup."""
         catalog = self._context.catalog
         key = self._entry(spec).key
         doing = f"backup job {run.id}"
@@ -89,14 +147,26 @@ class BackupJob(Kind):
                 points.require_snapshots(entry)
                 snapshot = points.take(catalog, entry, "backup", f"for backup job {run.id}", points.BACKUP)
             tag = points.hold(catalog, entry, snapshot, run.id)
+        point = _Point(entry, snapshot)
         try:
-            yield entry, snapshot
+            yield point
         finally:
             try:
                 with self._context.locks.volumes(key, doing=f"the end of {doing}", wait=300, mountable=True):
+                    self._settle(point, spec.repository)
                     points.let_go(catalog, entry.volume.id, snapshot.name, tag)
             except InUse as error:
                 log.warning("snapshot '%s' stays until the next backup: %s", snapshot.full_name, error)
+
+    def _settle(self, point: _Point, repository: str) -> None:
+        """Have the next backup based on this one. One that failed, or is of an older snapshot, changes nothing."""
+        catalog, volume_id = self._context.catalog, point.entry.volume.id
+        if point.done is None:
+            return
+        if point.base:
+            bases.move(catalog, volume_id, point.snapshot.name, repository)
+        elif point.base is None:
+            bases.drop(catalog, volume_id, repository)
 
     @staticmethod
     def _warn_of_left_out(run: Run, entry: Entry) -> None:
@@ -147,3 +217,7 @@ class BackupJob(Kind):
             said += ": incomplete"
             run.warn(f"the backup is incomplete: {len(result['problems'])} problems, see: snapvol job show {run.id}")
         self._context.note("backup", volume, said)
+
+
+def _kind(entry: Entry) -> BackupKind:
+    return BackupKind(entry.volume.options.get("backup.kind") or entry.backend.features.backup_kinds[0])

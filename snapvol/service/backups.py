@@ -12,13 +12,14 @@ from snapvol.docker import Docker
 from snapvol.errors import NotFound, Refused, SnapvolError, UsageError
 from snapvol.model import State, Volume, now
 from snapvol.names import split_snapshot
-from snapvol.service import forgetting, points
+from snapvol.service import bases, forgetting, points
 from snapvol.service.backup_job import BackupJob, BackupSpec
 from snapvol.service.context import Context
 from snapvol.service.jobs import Jobs
 from snapvol.service.library import Library
 from snapvol.service.restore_job import RestoreJob
 from snapvol.service.restores import Make, Restores
+from snapvol.service.scratch import Scratch
 from snapvol.service.state import StateDatabase
 from snapvol.service.verify_job import VerifyJob, VerifySpec
 from snapvol.settings import Settings
@@ -56,6 +57,7 @@ class Backups:
 
     def start(self) -> None:
         """Interrupt the jobs of an earlier life and clean up after them; the pools are open and the catalog is read."""
+        Scratch(self._settings.daemon.root).clean()
         self.jobs.start()
         self.clean()
 
@@ -70,6 +72,7 @@ class Backups:
         for entry in self._context.catalog.entries():
             if entry.pool.problem is None and self.jobs.active(entry.volume.id) is None:
                 points.clean(self._context.catalog, entry)
+                bases.clean(self._context.catalog, entry)
 
     # -- what volumes need of jobs ------------------------------------------------------------------------------
 

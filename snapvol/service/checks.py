@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,10 +13,14 @@ from snapvol import shell
 from snapvol.api import Finding, Level
 from snapvol.docker import Docker
 from snapvol.errors import NotFound, SnapvolError
+from snapvol.model import Health
 from snapvol.mountinfo import Mounts
+from snapvol.service import bases, points
+from snapvol.service.catalog import Entry
 from snapvol.service.library import Library
 from snapvol.service.pool import Pool
 from snapvol.service.repositories import notes
+from snapvol.service.scratch import Scratch
 from snapvol.settings import Settings
 
 PATIENCE = 20.0  # seconds for a repository to open
@@ -25,8 +29,15 @@ PLUGIN_DIRECTORY = Path("/run/docker/plugins")
 _TOOLS = {
     "btrfs": (("btrfs", "--version", "apt-get install btrfs-progs"),),
     "directory": (("cp", "--version", "apt-get install coreutils"),),
+    "lvm": (
+        ("lvm", "version", "apt-get install lvm2"),
+        ("thin_delta", "--version", "apt-get install thin-provisioning-tools"),
+        ("mkfs.ext4", "-V", "apt-get install e2fsprogs"),
+        ("mkfs.xfs", "-V", "apt-get install xfsprogs"),
+    ),
+    "zfs": (("zfs", "version", "apt-get install zfsutils-linux"),),
 }
-_FILESYSTEMS = {"btrfs": "btrfs"}
+_FILESYSTEMS = {"btrfs": ("btrfs",), "lvm": ("ext4",), "zfs": ("zfs",)}
 
 
 def _ok(subject: str, message: str) -> Finding:
@@ -63,9 +74,9 @@ def kernel(settings: Settings) -> Iterator[Finding]:
         yield _ok("kernel", f"Linux {os.uname().release}, mounts can be read")
     known = Path("/proc/filesystems").read_text(encoding="ascii", errors="replace").split()
     for kind in sorted({pool.backend for pool in settings.pools.values()}):
-        wanted = _FILESYSTEMS.get(kind)
-        if wanted is not None and wanted not in known:
-            yield _error("kernel", f"it does not know {wanted}", f"modprobe {wanted}")
+        for wanted in _FILESYSTEMS.get(kind, ()):
+            if wanted not in known:
+                yield _error("kernel", f"it does not know {wanted}", f"modprobe {wanted}")
 
 
 def sockets(settings: Settings) -> Iterator[Finding]:
@@ -117,11 +128,48 @@ def pools(every: Iterable[Pool]) -> Iterator[Finding]:
         if not health.ok:
             yield _error(subject, health.problem or "it is not well")
         else:
-            yield _ok(subject, f"{pool.kind}, {health.free >> 20} of {health.size >> 20} MiB free")
+            yield _ok(subject, f"{pool.kind}, {health.free >> 20} of {health.size >> 20} MiB free{_metadata(health)}")
         if not features.snapshots:
             yield _warning(subject, f"has no snapshots, so no backups: {features.reason or 'its storage cannot'}")
         elif not features.shared_blocks:
             yield _warning(subject, "copies every byte for each snapshot and backup; XFS and btrfs would share them")
+
+
+def _metadata(health: Health) -> str:
+    if health.metadata_size is None or health.metadata_free is None:
+        return ""
+    return f", of its metadata {health.metadata_free >> 20} of {health.metadata_size >> 20} MiB"
+
+
+def leftovers(
+    entries: Iterable[Entry], scratch: Scratch, running: Set[str], repositories: Iterable[str]
+) -> list[Finding]:
+    """Find what jobs that no longer run have left, and snapshots that wait for backups which nobody will make.
+
+    Args:
+        entries: the volumes.
+        scratch: where jobs keep temporary files.
+        running: the ids of the jobs that run, or wait to.
+        repositories: the names of those in the settings.
+    """
+    found = []
+    for entry in entries:
+        for snapshot in entry.snapshots:
+            for hold in snapshot.holds:
+                command = f"snapvol release {snapshot.full_name} --tag {shlex.quote(hold)}"
+                repository, job = bases.repository_of(hold), points.job_of(hold)
+                if repository is not None and repository not in repositories:
+                    message = f"is kept for the next backup to repository '{repository}', which is not in the settings"
+                elif job is not None and job not in running:
+                    message = f"is held by backup job {job}, which does not run; the volume's next backup releases it"
+                else:
+                    continue
+                found.append(_warning(f"snapshot '{snapshot.full_name}'", message, command))
+    for place in scratch.left():
+        if place.name not in running:
+            message = "was left by a restore that does not run; the next start removes it"
+            found.append(_warning(f"file {place}", message, f"rm -r --one-file-system {shlex.quote(str(place))}"))
+    return found
 
 
 def repositories(settings: Settings, library: Library) -> list[Finding]:

@@ -10,8 +10,9 @@ from snapvol.api import JobInfo
 from snapvol.errors import InUse, NotReady
 from snapvol.model import State, Volume
 from snapvol.service.catalog import Catalog, Entry
+from snapvol.service.contents import Contents
 from snapvol.service.holders import Holders
-from snapvol.service.kernel import Kernel
+from snapvol.service.kernel import Kernel, Site
 from snapvol.service.locks import Locks
 from snapvol.service.state import StateDatabase
 from snapvol.settings import Settings
@@ -41,6 +42,7 @@ class Context:
 
     Attributes:
         users: by volume identity, who used it when the kernel was last asked about all.
+        contents: mounts what is read or written without Docker.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class Context:
         self.kernel = kernel
         self.restorer = restorer
         self.users: dict[str, list[str]] = {}
+        self.contents = Contents(catalog, locks, holders)
 
     def note(self, kind: str, volume: Volume, message: str) -> None:
         """Add to a volume's history."""
@@ -95,7 +98,7 @@ class Context:
         """
         volume = entry.volume
         self.refuse_worked_on(entry, to)
-        users = self.kernel.users(entry.backend.mountpoint(volume))
+        users = self.kernel_users(entry)
         if users:
             self.users[volume.id] = users
             more = f" and {len(users) - 3} more" if len(users) > 3 else ""
@@ -104,6 +107,23 @@ class Context:
                 f"stop or unmount that first to {to}",
             )
         self.users.pop(volume.id, None)
+
+    def site(self, entry: Entry) -> Site:
+        """Return what the kernel is asked about to learn who uses a volume.
+
+        Raises:
+            SnapvolError: its storage does not say.
+        """
+        backend = entry.backend
+        return Site(path=backend.mountpoint(entry.volume), sources=backend.sources(entry.volume))
+
+    def kernel_users(self, entry: Entry) -> list[str]:
+        """Return who uses a volume, by the kernel's account.
+
+        Raises:
+            SnapvolError: that cannot be found out in full.
+        """
+        return self.kernel.users(self.site(entry))
 
     def refuse_worked_on(self, entry: Entry, to: str) -> None:
         """Check that no job works on a volume. Reads memory only.

@@ -3,7 +3,8 @@
 Docker announces every mount with an ID. Its IDs come back (``docker cp`` mounts with a running container's own ID,
 a killed dockerd mounts again with the old one), so what is kept is a count for each volume, ID and *instance* of the
 client: the process that asked, told from a later one by its start time. A count of an instance that is gone is worth
-something only while the kernel still shows a user of the volume.
+something only while the kernel still shows a user of the volume. So is one that an earlier daemon noted: its end may
+have been announced while no daemon ran.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +20,8 @@ import msgspec
 from msgspec import Struct, field
 
 log = logging.getLogger(__name__)
+
+CARRIED_SECONDS = 120.0  # for which a count of an earlier daemon is believed: its container may just be starting
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
@@ -79,6 +83,8 @@ class Holders:
         self._alive = alive
         self._lock = threading.Lock()
         self._file = _File(boot=_BOOT_ID.read_text().strip() if boot is None else boot)
+        self._carried: set[tuple[str, str, Client | None]] = set()
+        self._loaded = time.monotonic()
 
     def load(self) -> None:
         """Read what an earlier daemon of this boot wrote. An unreadable file is worth nothing, and no obstacle."""
@@ -94,6 +100,12 @@ class Holders:
         if found.boot == self._file.boot:
             with self._lock:
                 self._file.volumes = found.volumes
+                self._loaded = time.monotonic()
+                self._carried = {
+                    (volume_id, hold.holder, hold.client)
+                    for volume_id, holds in found.volumes.items()
+                    for hold in holds
+                }
 
     def count(self, volume_id: str) -> int:
         """Return how many mounts of a volume were announced and not ended."""
@@ -102,6 +114,7 @@ class Holders:
     def add(self, volume_id: str, holder: str, client: Client | None) -> None:
         """Note a mount."""
         with self._lock:
+            self._carried.discard((volume_id, holder, client))
             holds = self._file.volumes.setdefault(volume_id, [])
             for hold in holds:
                 if hold.holder == holder and hold.client == client:
@@ -139,7 +152,9 @@ class Holders:
         return bool(holds) and all(self._gone(hold) for hold in holds)
 
     def drop_orphans(self, unused: Callable[[str], bool]) -> list[str]:
-        """Drop the counts of clients that are gone, for volumes that are unused by the kernel's account.
+        """Drop the counts that nobody may end any more, for volumes that are unused by the kernel's account.
+
+        These are the counts of clients that are gone, and after `CARRIED_SECONDS` those of an earlier daemon.
 
         Args:
             unused: whether the kernel shows no user of the volume with this identity.
@@ -150,7 +165,7 @@ class Holders:
         freed, changed = [], False
         with self._lock:
             for volume_id, holds in list(self._file.volumes.items()):
-                left = [hold for hold in holds if not self._gone(hold)]
+                left = [hold for hold in holds if not self._gone(hold) and not self._expired(volume_id, hold)]
                 if len(left) < len(holds) and unused(volume_id):
                     self._keep(volume_id, left)
                     changed = True
@@ -163,6 +178,10 @@ class Holders:
     def _gone(self, hold: Hold) -> bool:
         # Without a client (the CLI, a test) nothing can tell that the holder is gone, so it is believed.
         return hold.client is not None and not self._alive(hold.client)
+
+    def _expired(self, volume_id: str, hold: Hold) -> bool:
+        carried = hold.client is not None and (volume_id, hold.holder, hold.client) in self._carried
+        return carried and time.monotonic() - self._loaded >= CARRIED_SECONDS
 
     def _keep(self, volume_id: str, holds: list[Hold]) -> None:
         if holds:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 
 from snapvol import units
-from snapvol.backend import Backend, Features
+from snapvol.backend import Backend, Features, Option
 from snapvol.errors import SettingsError, SnapvolError, UnknownOption, Unsupported, UsageError, nearest
 from snapvol.names import split_snapshot
 from snapvol.settings import PoolSettings, Settings
@@ -14,15 +14,16 @@ from snapvol.settings import PoolSettings, Settings
 FIELDS_OF_POLICIES = ("snapshot.schedule", "snapshot.keep", "backup.schedule", "backup.keep")
 GENERAL = (
     "pool", "size", "fs", "snapshot", "backup", "repository", "policy", *FIELDS_OF_POLICIES,
-    "backup.kind", "uid", "gid", "mode", "protect",
+    "backup.kind", "backup.chunk", "uid", "gid", "mode", "protect",
 )  # fmt: skip
 # Podman reads `--opt o=uid=…,size=…` itself and then passes on both `o` and these.
 IGNORED = frozenset({"o", "UID", "GID", "SIZE", "INODES", "NOQUOTA"})
 # What a volume is made from or what its first contents get; the rest can be set later.
 NOT_IN_DEFAULTS = ("pool", "snapshot", "backup")
 # What a clone has from its source where nobody says otherwise; the rest comes with the contents or is its own.
-INHERITED = ("size", "fs", "repository", "policy", "backup.kind")
+INHERITED = ("size", "fs", "repository", "policy", "backup.kind", "backup.chunk")
 HIGHEST_ID = 2**32 - 2
+SMALLEST_CHUNK, LARGEST_CHUNK = 64 << 10, 4 << 20
 # Kinds of storage whose code comes later, by the prefix of their options.
 _PREFIXES = {"zfs": "zfs", "lvm": "lvm", "btrfs": "btrfs"}
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -111,6 +112,10 @@ def check_features(options: Mapping[str, str], features: Features, pool: str, ki
         if features.filesystems:
             raise Unsupported(f"option 'fs': {what} makes {' or '.join(features.filesystems)}")
         raise Unsupported(f"option 'fs': {what} makes no filesystems of its own", "leave 'fs' out")
+    if "backup.chunk" in options and (
+        "image" not in features.backup_kinds or options.get("backup.kind", features.backup_kinds[0]) != "image"
+    ):
+        raise Unsupported(f"option 'backup.chunk': {what} makes no image backups of this volume", "leave it out")
     if "backup.kind" in options and options["backup.kind"] not in features.backup_kinds:
         offered = " or ".join(f"backup.kind={word}" for word in features.backup_kinds)
         raise Unsupported(f"option 'backup.kind': {what} has no {options['backup.kind']} backups", f"write {offered}")
@@ -150,14 +155,28 @@ def check_key(key: str, kinds: Mapping[str, type[Backend]], kind: str) -> None:
     Raises:
         UnknownOption: there is not; says whose it is, or the nearest valid one.
     """
-    valid = [*GENERAL, *(option.key for option in kinds[kind].options)]
-    if key in valid:
+    if key in GENERAL or _option(key, kinds[kind]) is not None:
         return
-    owner = next((name for name, backend in kinds.items() if key in {option.key for option in backend.options}), None)
+    valid = [*GENERAL, *(option.key for option in kinds[kind].options)]
+    owner = next((name for name, backend in kinds.items() if _option(key, backend) is not None), None)
     owner = owner or _PREFIXES.get(key.partition(".")[0] if "." in key else "")
     if owner is not None and owner != kind:
         raise UnknownOption(f"option {_shown(key)} is for {owner} pools, this one is of kind {kind}", "leave it out")
     raise UnknownOption(f"unknown option {_shown(key)}", nearest(key[:100], valid))
+
+
+def of_storage(options: Mapping[str, str], backend: Backend) -> list[str]:
+    """Return which of the options only this kind of storage knows: those that decide how contents are kept."""
+    return [key for key in options if key == "fs" or _option(key, type(backend)) is not None]
+
+
+def _option(key: str, backend: type[Backend]) -> Option | None:
+    """Return the option of the storage that ``key`` is; one that ends in ``.*`` stands for all that begin so."""
+    for option in backend.options:
+        stem = option.key.removesuffix("*")
+        if key == option.key if stem == option.key else len(key) > len(stem) and key.startswith(stem):
+            return option
+    return None
 
 
 def _value(key: str, value: str, settings: Settings, backend: type[Backend]) -> str:
@@ -169,9 +188,9 @@ def _value(key: str, value: str, settings: Settings, backend: type[Backend]) -> 
     try:
         if reader is not None:
             return reader(value.strip(), settings)
-        for option in backend.options:
-            if option.key == key and option.choices:
-                return _choice(value.strip(), option.choices)
+        option = _option(key, backend)
+        if option is not None and option.choices:
+            return _choice(value.strip(), option.choices)
     except SettingsError as error:
         raise UsageError(f"option '{key}': {error.message}", error.hint) from None
     except SnapvolError as error:
@@ -194,6 +213,13 @@ def spelled_size(size: int) -> str:
             return f"{size}{unit}"
         size //= 1024
     return f"{size}P"
+
+
+def _chunk(text: str, _: Settings) -> str:
+    size = units.size(text)
+    if not SMALLEST_CHUNK <= size <= LARGEST_CHUNK or size & (size - 1):
+        raise UsageError(f"{_shown(text)} is not a power of two from 64K to 4M", "write 256K, or leave it out for 1M")
+    return spelled_size(size)
 
 
 def _flag(text: str, _: Settings) -> str:
@@ -253,6 +279,7 @@ _READERS: Mapping[str, Callable[[str, Settings], str]] = {
     "repository": _repository,
     "policy": _policy,
     "backup.kind": lambda text, _: _choice(text, ("image", "files")),
+    "backup.chunk": _chunk,
     "uid": _owner,
     "gid": _owner,
     "mode": _mode,

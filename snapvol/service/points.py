@@ -20,6 +20,12 @@ RESTORE = "restore"  # made_by of a snapshot of what an in-place restore replace
 _TAG = re.compile(r"backup-([0-9a-f]{8})\Z")
 
 
+def job_of(hold: str) -> str | None:
+    """Return the backup job whose hold this is; None for other holds."""
+    match = _TAG.match(hold)
+    return match[1] if match else None
+
+
 def require_snapshots(entry: Entry, hint: str | None = None) -> None:
     """Check that a volume can be snapshotted.
 
@@ -68,9 +74,19 @@ def take(catalog: Catalog, entry: Entry, prefix: str, message: str, made_by: str
 def hold(catalog: Catalog, entry: Entry, snapshot: Snapshot, job: str) -> str:
     """Keep a snapshot from being destroyed while job ``job`` reads it; return the tag for `let_go`."""
     tag = f"backup-{job}"
-    entry.backend.hold(snapshot, tag)
-    _show(catalog, msgspec.structs.replace(snapshot, holds=(*snapshot.holds, tag)))
+    mark(catalog, entry, snapshot, tag)
     return tag
+
+
+def mark(catalog: Catalog, entry: Entry, snapshot: Snapshot, tag: str) -> None:
+    """Hold a snapshot.
+
+    Raises:
+        SnapvolError: the storage failed.
+    """
+    entry.backend.hold(snapshot, tag)
+    if tag not in snapshot.holds:
+        _show(catalog, msgspec.structs.replace(snapshot, holds=(*snapshot.holds, tag)))
 
 
 def let_go(catalog: Catalog, volume_id: str, name: str, tag: str) -> None:
@@ -111,7 +127,7 @@ def clean(catalog: Catalog, entry: Entry, active: str | None = None) -> None:
         active: the id of the job that works on it now.
     """
     for snapshot in entry.snapshots:
-        tags = [tag for tag in snapshot.holds if (match := _TAG.match(tag)) and match[1] != active]
+        tags = [tag for tag in snapshot.holds if job_of(tag) not in (None, active)]
         running = active is not None and f"backup-{active}" in snapshot.holds
         for tag in tags or ([""] if snapshot.made_by == BACKUP and not snapshot.holds and not running else []):
             log.info("snapshot '%s' was left by a backup that no longer runs", snapshot.full_name)

@@ -10,6 +10,7 @@ from datetime import timedelta
 from snapvol.api import Action, Plan
 from snapvol.errors import NotFound, Protected, Refused, SnapvolError
 from snapvol.model import State, Volume, now
+from snapvol.service import bases
 from snapvol.service.catalog import Entry, Trashed
 from snapvol.service.context import Context
 from snapvol.service.snapshots import refuse_held
@@ -86,6 +87,7 @@ class Removal:
         volume = entry.volume
         plan = _destruction(entry, f"its restore from {_parent(volume)} is not complete", done=not dry_run)
         if not dry_run:
+            entry.backend.unmount(volume)  # a restore that was killed left it mounted
             entry.backend.destroy(volume)
             self._context.catalog.remove(volume)
             self._forget(entry, f"removed while {volume.state}")
@@ -95,6 +97,8 @@ class Removal:
         plan = _destruction(entry, "it cannot be brought back", done=not dry_run)
         if not dry_run:
             entry.backend.unmount(entry.volume)
+            left = bases.release_all(entry.backend, entry.volume, entry.snapshots)
+            self._context.catalog.set_snapshots(entry.volume.id, lambda _: left)
             entry.backend.destroy(entry.volume)
             self._context.catalog.remove(entry.volume)
             self._forget(entry, "destroyed for ever")

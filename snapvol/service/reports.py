@@ -13,6 +13,7 @@ from snapvol.service.backups import Backups
 from snapvol.service.catalog import Entry
 from snapvol.service.context import Context
 from snapvol.service.repositories import check_password_file
+from snapvol.service.scratch import Scratch
 
 ENDED_BADLY = (JobState.FAILED, JobState.INTERRUPTED)
 
@@ -62,7 +63,14 @@ class Reports:
             *checks.docker(settings, self._backups.docker),
             *checks.pools(self._context.catalog.pools.values()),
             *checks.repositories(settings, self._backups.library),
+            *self._leftovers(),
         ]
+
+    def _leftovers(self) -> list[Finding]:
+        settings = self._context.settings
+        running = {job.id for job in self._backups.jobs.list() if not job.state.ended}
+        scratch = Scratch(settings.daemon.root)
+        return checks.leftovers(self._context.catalog.entries(), scratch, running, settings.repositories)
 
     def metrics(self) -> dict[str, float]:
         """Return figures that change: counts, and the ages of what protects each volume, in seconds."""

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import logging
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import msgspec
 from msgspec import Struct, field
 
-from snapvol import units
 from snapvol.api import JobInfo, JobState
 from snapvol.docker import Docker
 from snapvol.errors import InUse, NotFound, NotReady, SnapvolError
 from snapvol.model import Snapshot, State
-from snapvol.service import points, restored_options, work
+from snapvol.service import points, work
 from snapvol.service.catalog import Entry
 from snapvol.service.context import Context
+from snapvol.service.description import Description
 from snapvol.service.job import Kind, Run, Spec
 from snapvol.service.library import Found, Library
+from snapvol.service.transfer import Transfer
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ class RestoreJob(Kind):
     def __init__(self, context: Context, library: Library, docker: Docker) -> None:
         self._context = context
         self._library = library
-        self._docker = docker
+        self._description = Description(context, docker)
 
     def accept(self, job: str, spec: Spec) -> None:
         """See `Kind`. A volume made for the restore shows from now on which job fills it."""
@@ -113,7 +113,7 @@ class RestoreJob(Kind):
         Raises:
             InUse: somebody does.
         """
-        users = self._context.kernel.users(entry.backend.mountpoint(entry.volume))
+        users = self._context.kernel_users(entry)
         if users:
             raise InUse(
                 f"volume '{entry.volume.name}' is in use by {', '.join(users[:3])}",
@@ -137,87 +137,63 @@ class RestoreJob(Kind):
         place = self._library.place(spec.repository)
         return msgspec.convert(run.perform(work.Describe(repository=place, backup=spec.backup)), Found)
 
-    def _restore(self, spec: RestoreSpec, found: Found, target: Path, *, exact: bool) -> work.Restore:
-        return work.Restore(
-            repository=self._library.place(spec.repository),
-            backup=found.backup.id,
-            target=target,
-            path=None if spec.path is None else spec.path.encode(),
-            exact=exact,
-        )
+    def _transfer(self, run: Run, spec: RestoreSpec, found: Found) -> Transfer:
+        root = self._context.settings.daemon.root
+        return Transfer(run, self._library.place(spec.repository), found, spec.path, root)
 
     # -- a new volume -------------------------------------------------------------------------------------------
 
     def _fill(self, run: Run, spec: RestoreSpec, found: Found) -> dict[str, Any]:
-        entry = self._describe(run, spec, found)
-        target = entry.backend.mount(entry.volume)
-        try:
-            # Exact, because an earlier try may have left a part.
-            result = run.perform(self._restore(spec, found, target, exact=True))
-        finally:
-            entry.backend.unmount(entry.volume)
+        transfer = self._transfer(run, spec, found)
+        entry = self._description.apply(run, self._entry(spec), spec.asked, found, transfer)
+        if transfer.image is not None:
+            result = self._by_stage(run, entry, transfer)
+        else:
+            with self._context.contents.claimed(entry) as target:
+                # Exact, because an earlier try may have left a part.
+                result = transfer.to_directory(target, exact=True)
         self._context.catalog.change(spec.volume_id, state=State.READY, error=None)
         return result
-
-    def _describe(self, run: Run, spec: RestoreSpec, found: Found) -> Entry:
-        """Give the volume the options and labels of the backup, and Docker the labels, before anybody sees it."""
-        entry = self._entry(spec)
-        volume, meta = entry.volume, found.meta
-        options, warnings = restored_options.merge(meta, spec.asked, entry.pool, self._context.settings)
-        for warning in warnings:
-            run.warn(warning)
-        labels = (meta.labels if meta is not None else {}) | volume.labels
-        size = options.get("size")
-        if size is not None and size != volume.options.get("size"):
-            try:
-                entry.backend.resize(volume, units.size(size))
-            except SnapvolError as error:
-                run.warn(f"size={size} of the backup was not restored: {error.message}")
-                options.pop("size")
-        self._context.catalog.change(volume.id, options=options, labels=labels, parent=found.backup.id)
-        given = restored_options.given(meta.options, meta.parent, entry.pool) if meta is not None else {}
-        if (labels or given) and self._docker.adopt(volume.name, labels, given) is False:
-            run.warn(f"Docker knew volume '{volume.name}' already, and keeps the labels that it has")
-        entry = self._entry(spec)
-        if any(option.key in options for option in entry.backend.options):
-            # The storage's own options work on what is written after them: begin with a root that has them.
-            entry.backend.stage(entry.volume)
-            entry.backend.adopt_stage(entry.volume)
-        return entry
 
     # -- in place -----------------------------------------------------------------------------------------------
 
     def _replace(self, run: Run, spec: RestoreSpec, found: Found) -> dict[str, Any]:
+        transfer = self._transfer(run, spec, found)
         entry = self._entry(spec)
         self.refuse_used(entry)
         points.require_undo(entry, ELSEWHERE)
         run.phase("taking a snapshot")
         before = points.take(self._context.catalog, entry, "before-restore", _message(run.id), points.RESTORE)
-        result = self._replace_path(run, spec, found) if spec.path is not None else self._replace_all(run, spec, found)
+        entry = self._entry(spec)
+        if spec.path is None:
+            result = self._by_stage(run, entry, transfer)
+            self._description.note_filesystem(self._entry(spec), transfer)
+        else:
+            # Into the live volume, which nobody can mount meanwhile; `_undo` goes back if it does not succeed.
+            with self._context.contents.claimed(entry) as target:
+                result = transfer.to_directory(target, exact=True)
         return {"before": before.name, **result}
 
-    def _replace_all(self, run: Run, spec: RestoreSpec, found: Found) -> dict[str, Any]:
-        entry = self._entry(spec)
+    def _by_stage(self, run: Run, entry: Entry, transfer: Transfer) -> dict[str, Any]:
+        """Make new contents beside the volume's own, and replace those in one step."""
         backend, volume = entry.backend, entry.volume
         try:
-            result = run.perform(self._restore(spec, found, backend.stage(volume), exact=False))
+            if transfer.as_image(backend):
+                assert transfer.image is not None
+                result = transfer.to_device(backend.stage_image(volume, transfer.image.size))
+            else:
+                result = transfer.to_directory(backend.stage(volume), exact=False)
             run.phase("replacing the contents")
             self.refuse_used(entry)
+            backend.unmount(volume)
             backend.adopt_stage(volume)
         except BaseException:
             with suppress(SnapvolError):  # the next stage, or the pool's next opening, removes it
                 backend.discard_stage(volume)
             raise
-        return result
-
-    def _replace_path(self, run: Run, spec: RestoreSpec, found: Found) -> dict[str, Any]:
-        """Restore into the live volume, which nobody can mount meanwhile; `_undo` goes back if it does not succeed."""
-        entry = self._entry(spec)
-        target = entry.backend.mount(entry.volume)
-        try:
-            return run.perform(self._restore(spec, found, target, exact=True))
         finally:
-            entry.backend.unmount(entry.volume)
+            self._context.contents.settle(entry)
+        return result
 
     def _undo(self, entry: Entry, job: JobInfo, path: str | None) -> None:
         """Make the volume what it was before the job."""
@@ -229,7 +205,8 @@ class RestoreJob(Kind):
         if path is not None or job.state is JobState.INTERRUPTED:
             try:
                 self.refuse_used(entry)
-                entry.pool.require().rollback(volume, before)
+                entry.pool.require().unmount(volume)
+                entry.backend.rollback(volume, before)
             except SnapvolError as error:
                 self._context.note("restore", volume, f"the state before restore job {job.id} is {before.full_name}")
                 log.error("volume '%s' may hold half of a restore; snapvol rollback %s: %s",

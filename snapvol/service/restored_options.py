@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from snapvol import units
 from snapvol.backends import BACKENDS
-from snapvol.engine.manifest import VolumeMeta
+from snapvol.engine.manifest import BackupKind, VolumeMeta
 from snapvol.errors import SnapvolError
 from snapvol.service import options as volume_options
+from snapvol.service.library import Found
 from snapvol.service.pool import Pool
 from snapvol.settings import Settings
 
+_GIB = 1 << 30
 # Where a volume lies and what it was made from is of the volume that was, not of the one that is made now.
 NOT_RESTORED = frozenset({"pool", "snapshot", "backup"})
 
@@ -48,3 +51,40 @@ def merge(
     if options.get("protect") == "false":
         del options["protect"]
     return options, warnings
+
+
+def fitting(
+    options: Mapping[str, str], asked: Mapping[str, str], found: Found, limit: int | None, *, as_image: bool
+) -> dict[str, str]:
+    """Return the options with a size into which the contents fit, where a volume is no larger than its size.
+
+    Args:
+        options: of the restored volume.
+        asked: those that were asked for: a size among them stays.
+        found: the backup.
+        limit: the volume's present size in bytes; None where storage has no filesystem of its own for each volume.
+        as_image: the backup's image becomes the contents as it is.
+    """
+    if limit is None or "size" in asked:
+        return dict(options)
+    meta = found.meta
+    if as_image and meta is not None and meta.image is not None:
+        least = meta.image.size
+    else:
+        used = (meta.used if meta is not None else None) or 0
+        files = found.backup.size or 0 if found.backup.kind == BackupKind.FILES else 0
+        least = _rounded_up(max(used, files) * 3 // 2)
+    present = units.size(options["size"]) if "size" in options else limit
+    return {**options, "size": volume_options.spelled_size(least)} if least > present else dict(options)
+
+
+def enlarged(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
+    """Return a warning where `fitting` has made a volume larger than it was to be."""
+    size, was = after.get("size"), before.get("size")
+    if size == was:
+        return []
+    return [f"the volume gets size={size}, so that the contents fit{f', instead of {was}' if was else ''}"]
+
+
+def _rounded_up(size: int) -> int:
+    return -(-size // _GIB) * _GIB

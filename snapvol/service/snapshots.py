@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from collections.abc import Sequence
 from datetime import datetime
 
@@ -12,7 +13,7 @@ from snapvol.api import Action, ChangeInfo, Plan, SnapshotInfo
 from snapvol.errors import AlreadyExists, Protected, SnapvolError, Unsupported, UsageError
 from snapvol.model import Snapshot, now
 from snapvol.names import LONGEST, snapshot_name, split_snapshot
-from snapvol.service import differences, views
+from snapvol.service import bases, differences, views
 from snapvol.service.catalog import Entry
 from snapvol.service.context import Context
 from snapvol.service.pool import Pool
@@ -125,8 +126,7 @@ class Snapshots:
             entry, later = self._ready([volume])[0], self._ready([other])[0]
             base = entry.snapshot(old_name)
             if new_name is None:
-                with entry.backend.open_snapshot(base) as tree:
-                    live = later.backend.mount(later.volume)
+                with entry.backend.open_snapshot(base) as tree, self._context.contents.read(later) as live:
                     return [differences.shown(change) for change in differences.compare(tree.root, live)]
             return self._between(entry, base, later, later.snapshot(new_name))
 
@@ -148,6 +148,7 @@ class Snapshots:
         """
         with self._context.claim(volume, f"destruction of snapshot '{name}'", mountable=True) as entry:
             snapshot = entry.snapshot(snapshot_name(name))
+            _refuse_base(snapshot)
             refuse_held([snapshot])
             if not dry_run:
                 self._destroy(entry, snapshot)
@@ -198,7 +199,10 @@ class Snapshots:
             if not dry_run:
                 self.take([entry], saved, f"before the rollback to {snapshot.name}", "rollback")
                 entry.backend.unmount(entry.volume)
-                entry.backend.rollback(entry.volume, snapshot)
+                try:
+                    entry.backend.rollback(entry.volume, snapshot)
+                finally:
+                    self._context.contents.settle(entry)
                 self._context.note("rollback", entry.volume, f"rolled back to {snapshot.full_name}; undo: {saved}")
         return plan
 
@@ -218,18 +222,35 @@ def _rollback_plan(entry: Entry, snapshot: Snapshot, saved: str, *, done: bool) 
     return Plan(actions=actions, done=done)
 
 
+def _refuse_base(snapshot: Snapshot) -> None:
+    """Check that no backup needs the snapshot to read only what has changed since.
+
+    Raises:
+        Protected: the next backup to a repository does.
+    """
+    for hold in snapshot.holds:
+        repository = bases.repository_of(hold)
+        if repository is not None:
+            raise Protected(
+                f"snapshot '{snapshot.full_name}' is what the next backup to repository '{repository}' is based on",
+                f"to have that backup read everything instead: snapvol release {snapshot.full_name} --tag {hold}",
+            )
+
+
 def refuse_held(snapshots: Sequence[Snapshot]) -> None:
-    """Check that none of the snapshots is held (T18).
+    """Check that none of the snapshots is held (T18). What only a later backup is based on is not.
 
     Raises:
         Protected: one is; names it, its tags and the command that ends the hold.
     """
     for snapshot in snapshots:
-        if snapshot.holds:
-            tags = ", ".join(f"'{tag}'" for tag in snapshot.holds)
+        holds = bases.others(snapshot)
+        if holds:
+            tags = ", ".join(f"'{tag}'" for tag in holds)
+            by = "" if "user" in holds else f" --tag {shlex.quote(holds[0])}"
             raise Protected(
                 f"snapshot '{snapshot.full_name}' is held by {tags}",
-                f"let go of it: snapvol release {snapshot.full_name}",
+                f"let go of it: snapvol release {snapshot.full_name}{by}",
             )
 
 

@@ -12,7 +12,7 @@ from snapvol.api import Action, Plan, TrashInfo
 from snapvol.errors import NotFound, SnapvolError
 from snapvol.model import now
 from snapvol.names import volume_name
-from snapvol.service import views
+from snapvol.service import bases, views
 from snapvol.service.catalog import Entry, Trashed
 from snapvol.service.context import Context
 
@@ -108,6 +108,9 @@ class Trash:
                 one = self._context.catalog.find_trash(one.volume.id)
             except NotFound:
                 return
-            one.pool.require().destroy(one.volume)
+            backend = one.pool.require()
+            if backend.features.keeps_base:
+                bases.release_all(backend, one.volume, backend.snapshots(one.volume))
+            backend.destroy(one.volume)
             self._context.catalog.untrashed(one.volume)
             self._context.note("destroy", one.volume, "removed from the trash for ever")

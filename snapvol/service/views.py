@@ -122,7 +122,7 @@ def pool(it: Pool, *, default: bool) -> PoolInfo:
         known = it.backend.features
         features = {
             key: getattr(known, key)
-            for key in ("snapshots", "instant", "quota", "resize", "shared_blocks", "stable_inodes")
+            for key in ("snapshots", "instant", "quota", "resize", "shared_blocks", "stable_inodes", "keeps_base")
         }
     return PoolInfo(
         name=it.name,
@@ -131,6 +131,8 @@ def pool(it: Pool, *, default: bool) -> PoolInfo:
         default=default,
         size=it.health.size,
         free=it.health.free,
+        metadata_size=it.health.metadata_size,
+        metadata_free=it.health.metadata_free,
         problem=it.problem or it.health.problem,
         features=features,
     )

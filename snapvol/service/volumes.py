@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,10 +18,11 @@ from snapvol.service import options as volume_options
 from snapvol.service.catalog import Entry
 from snapvol.service.context import Context
 from snapvol.service.holders import Client
+from snapvol.service.kernel import Site
 
 log = logging.getLogger(__name__)
 
-CHANGEABLE = ("protect", "repository", "policy", "backup.kind")
+CHANGEABLE = ("protect", "repository", "policy", "backup.kind", "backup.chunk")
 
 
 class Volumes:
@@ -30,7 +31,6 @@ class Volumes:
     def __init__(self, context: Context, kinds: Mapping[str, type[Backend]]) -> None:
         self._context = context
         self._kinds = kinds
-        self._unmount_later: set[str] = set()
 
     # -- mounting -----------------------------------------------------------------------------------------------
 
@@ -47,7 +47,7 @@ class Volumes:
             self._context.require_ready(entry)
             path = entry.backend.mount(entry.volume)
             self._context.holders.add(entry.volume.id, holder, client)
-            self._unmount_later.discard(entry.volume.id)
+            self._context.contents.later.discard(entry.volume.id)
         return path
 
     def unmount(self, name: str, holder: str, client: Client | None) -> None:
@@ -65,47 +65,61 @@ class Volumes:
             return
         volume_id = entry.volume.id
         self._context.holders.drop(volume_id, holder, client)
-        if self._context.holders.orphaned(volume_id) and not self._context.kernel.users(_root(entry)):
+        if self._context.holders.orphaned(volume_id) and self._unused(entry):
             # What is left was announced by a client that was killed: nobody will end it (G6).
             self._context.holders.forget(volume_id)
         if self._context.holders.count(volume_id) == 0:
             self._context.users.pop(volume_id, None)
-            self._unmount(entry)
+            self._context.contents.let_go(entry)
 
-    def _unmount(self, entry: Entry) -> None:
-        # Docker must never hear of a failed unmount: its counts would be wrong from then on (G7).
-        volume_id = entry.volume.id
+    def _unused(self, entry: Entry) -> bool:
         try:
-            with self._context.locks.mounting(entry.key, wait=0.5):
-                found = self._context.catalog.by_id(volume_id)
-                if found is not None and self._context.holders.count(volume_id) == 0:
-                    found.backend.unmount(found.volume)
-                self._unmount_later.discard(volume_id)
+            return not self._context.kernel_users(entry)
         except SnapvolError as error:
-            log.info("volume '%s' is unmounted later: %s", entry.volume.name, error)
-            self._unmount_later.add(volume_id)
+            log.warning("who uses volume '%s' is not known: %s", entry.volume.name, error)
+            return False
 
     def refresh_users(self) -> None:
-        """Ask the kernel once who uses which volume; drop holders whose client is gone and whom the kernel denies.
+        """Ask the kernel once who uses which volume; drop holders that are gone and whom the kernel denies.
+
+        What is mounted although nobody needs it, because the daemon was killed in between, is unmounted.
 
         Raises:
             StorageFailed: the kernel's account cannot be read in full; nothing was dropped.
         """
-        entries = {entry.volume.id: entry for entry in self._context.catalog.entries()}
-        before = {volume_id: self._context.holders.count(volume_id) for volume_id in entries}
-        users = self._context.kernel.survey({volume_id: _root(entry) for volume_id, entry in entries.items()})
-        self._context.users.clear()
-        self._context.users.update(users)
+        context = self._context
+        entries = {entry.volume.id: entry for entry in context.catalog.entries()}
+        before = {volume_id: context.holders.count(volume_id) for volume_id in entries}
+        sites = self._sites(entries.values())
+        found = context.kernel.survey(sites)
+        unknown = {
+            volume_id: context.users[volume_id] for volume_id in entries.keys() - sites if volume_id in context.users
+        }
+        context.users.clear()
+        context.users.update({**unknown, **found.users})
         # A mount announced since the kernel was asked may not be visible there yet.
-        freed = self._context.holders.drop_orphans(
-            lambda volume_id: volume_id not in users and self._context.holders.count(volume_id) == before.get(volume_id)
+        freed = context.holders.drop_orphans(
+            lambda volume_id: (
+                volume_id in sites
+                and volume_id not in found.users
+                and context.holders.count(volume_id) == before.get(volume_id)
+            )
         )
-        for volume_id in {*freed, *self._unmount_later}:
-            entry = entries.get(volume_id)
-            if entry is None:
-                self._unmount_later.discard(volume_id)
-            elif self._context.holders.count(volume_id) == 0:
-                self._unmount(entry)
+        idle = found.mounted - found.users.keys()
+        context.contents.later &= entries.keys()
+        for volume_id in {*freed, *idle, *context.contents.later} & entries.keys():
+            if context.restorer.active(volume_id) is None:
+                context.contents.let_go(entries[volume_id])
+
+    def _sites(self, entries: Iterable[Entry]) -> dict[str, Site]:
+        """Return where each volume is; those whose storage does not say are left out: nothing is known of them."""
+        sites = {}
+        for entry in entries:
+            try:
+                sites[entry.volume.id] = self._context.site(entry)
+            except SnapvolError as error:
+                log.info("who uses volume '%s' is not known: %s", entry.volume.name, error)
+        return sites
 
     # -- changing -----------------------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct, field
 
+from snapvol.backend import Image, Range
 from snapvol.engine.manifest import VolumeMeta
 from snapvol.settings import RepositorySettings
 
@@ -34,6 +35,24 @@ class BackUp(Struct, frozen=True, kw_only=True, tag="backup"):
     host: str
 
 
+class BackUpImage(Struct, frozen=True, kw_only=True, tag="backup-image"):
+    """Back up an open image of a snapshot.
+
+    Attributes:
+        chunk: bytes of a piece; None for the engine's choice.
+        base: the identity of the snapshot with which ``changed`` compares; None for none.
+        changed: what may differ from that.
+    """
+
+    repository: Place
+    image: Image
+    meta: VolumeMeta
+    host: str
+    chunk: int | None = None
+    base: str | None = None
+    changed: tuple[Range, ...] | None = None
+
+
 class Restore(Struct, frozen=True, kw_only=True, tag="restore"):
     """Fill ``target``, an existing directory, from a backup.
 
@@ -48,6 +67,35 @@ class Restore(Struct, frozen=True, kw_only=True, tag="restore"):
     target: Path
     path: bytes | None = None
     exact: bool = False
+
+
+class RestoreImage(Struct, frozen=True, kw_only=True, tag="restore-image"):
+    """Write the image that a backup is of to ``target``: a block device of zeros, or a file to be made."""
+
+    repository: Place
+    backup: str
+    target: Path
+
+
+class Extract(Struct, frozen=True, kw_only=True, tag="extract"):
+    """Fill ``target``, an existing directory, with the files in the image that a backup is of.
+
+    Attributes:
+        backup: its full id.
+        scratch: the directory where the image is made; whoever asked removes it.
+        filesystem: what is in the image.
+        mounts: the directory below which the daemon mounts volumes: none but ``target`` is to be kept busy.
+        target: empty, unless ``path`` is given.
+        path: only this file or subtree, at the same path below ``target``, in place of what is there.
+    """
+
+    repository: Place
+    backup: str
+    scratch: Path
+    filesystem: str
+    mounts: Path
+    target: Path
+    path: bytes | None = None
 
 
 class Verify(Struct, frozen=True, kw_only=True, tag="verify"):
@@ -83,7 +131,7 @@ class Probe(Struct, frozen=True, kw_only=True, tag="probe"):
     repository: Place
 
 
-Work = BackUp | Restore | Verify | List | Describe | Forget | Probe
+Work = BackUp | BackUpImage | Restore | RestoreImage | Extract | Verify | List | Describe | Forget | Probe
 
 
 class Request(Struct, frozen=True, kw_only=True):

@@ -7,9 +7,12 @@ from pathlib import Path
 
 from snapvol import settings
 from snapvol.backend import Backend, Features
+from snapvol.backends import BACKENDS
 from snapvol.model import Usage, Volume
+from snapvol.service.kernel import Site, Survey
 from snapvol.service.service import Service
 from snapvol.settings import Settings
+from support.imaged import Imaged, Mounted
 from support.memory import Memory
 
 
@@ -17,22 +20,29 @@ class FakeKernel:
     """A kernel whose account of mounts the test writes."""
 
     def __init__(self) -> None:
-        self.used: dict[Path, list[str]] = {}
+        self.used: dict[str, list[str]] = {}
         self.asked = 0
 
-    def use(self, path: str | Path, by: str = "container abc (process 7 sh)") -> None:
-        self.used.setdefault(Path(path), []).append(by)
+    def use(self, what: str | Path, by: str = "container abc (process 7 sh)") -> None:
+        """Let somebody use a path, or a source, as `Backend.sources` names it."""
+        self.used.setdefault(str(what), []).append(by)
 
-    def leave(self, path: str | Path) -> None:
-        self.used.pop(Path(path), None)
+    def leave(self, what: str | Path) -> None:
+        self.used.pop(str(what), None)
 
-    def users(self, path: Path) -> list[str]:
+    def users(self, site: Site) -> list[str]:
+        return self.survey({"": site}).users.get("", [])
+
+    def survey(self, sites: Mapping[str, Site]) -> Survey:
         self.asked += 1
-        return list(self.used.get(path, []))
-
-    def survey(self, paths: Mapping[str, Path]) -> dict[str, list[str]]:
-        self.asked += 1
-        return {key: list(self.used[path]) for key, path in paths.items() if path in self.used}
+        found = {
+            key: [user for what in (str(site.path), *site.sources) for user in self.used.get(what, [])]
+            for key, site in sites.items()
+        }
+        return Survey(
+            users={key: users for key, users in found.items() if users},
+            mounted=frozenset(key for key, site in sites.items() if site.sources and site.path.is_symlink()),
+        )
 
 
 class Quotas(Memory):
@@ -64,7 +74,7 @@ class Quotas(Memory):
         return Usage(used=super().usage(volume).used, limit=self.limits.get(volume.id))
 
 
-KINDS: dict[str, type[Backend]] = {"memory": Memory, "quotas": Quotas}
+KINDS: dict[str, type[Backend]] = {"memory": Memory, "quotas": Quotas, "mounted": Mounted, "imaged": Imaged}
 
 
 def settings_for(root: Path, text: str = "") -> Settings:
@@ -86,5 +96,16 @@ def directory_service(root: Path, kernel: FakeKernel | None = None, text: str = 
     """Return a started service over directories below ``root``; the caller closes it."""
     written = text or f'[pools.default]\nbackend = "directory"\npath = "{root}/pool"\nfull_copies = true\n'
     service = Service(settings_for(root, written), kernel=kernel or FakeKernel())
+    service.start()
+    return service
+
+
+def imaged_service(root: Path, kernel: FakeKernel | None = None) -> Service:
+    """Return a started service over volumes that are block devices, and a pool ``trees`` of directories."""
+    written = (
+        '[daemon]\ndefault_pool = "default"\n[pools.default]\nbackend = "imaged"\n'
+        f'[pools.trees]\nbackend = "directory"\npath = "{root}/trees"\nfull_copies = true\n'
+    )
+    service = Service(settings_for(root, written), kinds={**BACKENDS, **KINDS}, kernel=kernel or FakeKernel())
     service.start()
     return service

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from snapvol.mountinfo import Location, Mount, Mounts, Namespace
-from snapvol.service.kernel import Proc
+from snapvol.service.kernel import Proc, Site
 from support.process import run
 
 paths = st.lists(st.sampled_from(["a", "aa", "a0", "a!", "b"]), max_size=3).map(
@@ -53,8 +53,8 @@ def test_looking_up_finds_what_comparing_with_every_mount_finds(found: list[Moun
 
 
 def test_an_absent_directory_has_no_users(tmp_path: Path) -> None:
-    assert Proc().users(tmp_path / "absent") == []
-    assert Proc().survey({"x": tmp_path / "absent", "y": tmp_path}).get("x") is None
+    assert Proc().users(Site(path=tmp_path / "absent")) == []
+    assert "x" not in Proc().survey({"x": Site(path=tmp_path / "absent"), "y": Site(path=tmp_path)}).users
 
 
 @pytest.mark.root
@@ -65,10 +65,10 @@ def test_a_bind_mount_is_a_user_and_is_named_t3(tmp_path: Path) -> None:
     run("mount", "--bind", vol10, target)
     try:
         # Once, although other mount namespaces of this machine get a copy, and without the processes that live there.
-        assert Proc().users(vol10) == [f"the mount at {target}"]
-        assert Proc().users(vol1) == []
-        assert Proc().survey({"1": vol1, "10": vol10}).keys() == {"10"}
+        assert Proc().users(Site(path=vol10)) == [f"the mount at {target}"]
+        assert Proc().users(Site(path=vol1)) == []
+        assert Proc().survey({"1": Site(path=vol1), "10": Site(path=vol10)}).users.keys() == {"10"}
     finally:
         run("umount", target)
-    assert Proc().users(vol10) == []
+    assert Proc().users(Site(path=vol10)) == []
     assert os.listdir(vol10) == []
