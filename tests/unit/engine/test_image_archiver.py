@@ -27,7 +27,7 @@ from support.benches import Bench
 from support.faults import Faulty, nth
 from support.images import META, Backups, Disk, Steps
 from support.process import run
-from support.repositories import approved, created, opened, restic
+from support.repositories import PASSWORD, approved, created, opened, restic
 
 K, M, G = 1 << 10, 1 << 20, 1 << 30
 NOISE = random.Random(3).randbytes(8 * M)
@@ -385,7 +385,7 @@ def test_a_cancelled_backup_leaves_no_snapshot(bench: Bench, disk: Disk) -> None
 def test_stock_restic_checks_it_and_gives_it_back(
     tmp_path: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch, segmented: bool
 ) -> None:
-    """By the very command of docs/recovery.md."""
+    """By the very commands of docs/recovery.md."""
     if segmented:
         monkeypatch.setattr(image_layout, "ONE_FILE", 8 * M)
         monkeypatch.setattr(image_layout, "SEGMENT", M)
@@ -407,6 +407,13 @@ def test_stock_restic_checks_it_and_gives_it_back(
     else:
         (out / "volume/image.img").rename(out / "image.img")
     assert (out / "image.img").read_bytes() == disk.contents
+    password = out / "password"
+    password.write_text(PASSWORD)
+    env = {"RESTIC_REPOSITORY": str(place), "RESTIC_PASSWORD_FILE": str(password)}
+    dump = "restic --no-cache dump latest --tag volume=disk /volume | tar -xO | cp --sparse=always /dev/stdin disk.img"
+    run("bash", "-o", "pipefail", "-c", dump, cwd=out, env=env)
+    assert (out / "disk.img").read_bytes() == disk.contents
+    assert (out / "disk.img").stat().st_blocks * 512 < 4 * M
 
 
 def test_an_incremental_lists_anew_only_what_changed(
