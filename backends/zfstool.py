@@ -75,7 +75,7 @@ class Tool:
         self.changes += 1
         for pause in (*_PAUSES, None):
             try:
-                shell.run("zfs", *arguments)
+                shell.run("zfs", *arguments, descriptor=self.descriptor)
                 return
             except (ToolFailed, NoSpace) as error:
                 failure = explained(what, error)
