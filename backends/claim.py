@@ -1,7 +1,7 @@
 """Who has a pool open that lies on no directory in which a lock could be: one process at a time.
 
 The lock lasts as long as a process holds the descriptor. Programs that change the storage are started with it
-(`Claim.descriptor`), so that whoever opens the pool after a kill waits until those have ended too.
+(`Claim.descriptor`, see `shell.run`), so that whoever opens the pool after a kill waits until those have ended too.
 """
 
 from __future__ import annotations
@@ -52,6 +52,7 @@ class Claim:
             except BaseException:
                 os.close(lock)
                 raise
+        os.set_inheritable(lock, True)  # only programs that are told so keep it: see `shell.run`
         self.descriptor = lock
 
     def _lock(self, lock: int) -> None:

@@ -23,12 +23,12 @@ from snapvol.errors import NoSpace, ToolFailed
 
 log = logging.getLogger(__name__)
 
-_ENVIRONMENT = {"LC_ALL": "C.UTF-8", "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+ENVIRONMENT = {"LC_ALL": "C.UTF-8", "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 
 
 @cache
 def _command(program: str) -> sh.Command:
-    return sh.Command(program, search_paths=_ENVIRONMENT["PATH"].split(":"))
+    return sh.Command(program, search_paths=ENVIRONMENT["PATH"].split(":"))
 
 
 def run(
@@ -61,7 +61,7 @@ def run(
         done = command(
             *argv[1:],
             _in=stdin,
-            _env=_ENVIRONMENT,
+            _env=ENVIRONMENT,
             _timeout=seconds,
             _return_cmd=True,
             _tty_out=False,
@@ -141,10 +141,10 @@ def start(program: str, *arguments: str | os.PathLike[str]) -> Child:
     argv = ["setpriv", "--pdeathsig", "KILL", "--", program, *(os.fspath(argument) for argument in arguments)]
     log.debug("start: %s", shlex.join(argv[4:]))
     for needed in (argv[0], program):
-        if shutil.which(needed, path=_ENVIRONMENT["PATH"]) is None:
+        if shutil.which(needed, path=ENVIRONMENT["PATH"]) is None:
             raise ToolFailed(argv[4:], None, f"{needed} is not installed", f"install it: snapvol needs {needed}")
     try:
-        return Child(argv, environment=_ENVIRONMENT)
+        return Child(argv, environment=ENVIRONMENT)
     except OSError as error:
         raise ToolFailed(argv[4:], None, str(error)) from error
 
@@ -160,7 +160,7 @@ def spawn(module: str, stdin: bytes) -> Child:
     polite = [
         word
         for tool in (["nice", "-n", "10"], ["ionice", "-c", "2", "-n", "7"])
-        if (path := shutil.which(tool[0], path=_ENVIRONMENT["PATH"]))
+        if (path := shutil.which(tool[0], path=ENVIRONMENT["PATH"]))
         for word in (path, *tool[1:])
     ]
     argv = [*polite, sys.executable, "-P", "-m", module]
