@@ -12,7 +12,7 @@ from snapvol.backends.zfscontents import ZfsContents
 from snapvol.backends.zfsfamily import Family
 from snapvol.backends.zfsrecords import SnapshotRecord
 from snapvol.backends.zfstool import explained, pairs
-from snapvol.errors import AlreadyExists, Protected, ToolFailed, UsageError
+from snapvol.errors import AlreadyExists, NoSpace, NotFound, Protected, StorageFailed, ToolFailed, UsageError
 from snapvol.model import Snapshot, Volume, now
 
 
@@ -27,29 +27,67 @@ class Zfs(ZfsContents):
         leaf = zfsnames.snapshot(name)
         if len({volume.id for volume in volumes}) < len(volumes):
             raise UsageError(f"{what}: a volume is named twice")
-        families = self._find_all(volumes)
-        for family in families:
-            _refuse_taken(family, name, leaf)
+        self._parent.check()
         self._parent.require_room(what)
         record = SnapshotRecord(name=name, created=now(), message=message, made_by=made_by)
-        made = [f"{family.head.name}@{leaf}" for family in families]
-        self._tool.change(what, "snapshot", *pairs(zfsrecords.snapshot_properties(record)), *made)
-        try:
-            rows = self._tool.get(("guid",), made)
-        except ToolFailed as error:
-            raise explained(f"{what}, or not be seen", error) from error
+        guids = self._snapshot_at_once(volumes, leaf, record, what)
+        if guids is None:
+            families = self._find_all(volumes)
+            for family in families:
+                _refuse_taken(family, name, leaf)
+            guids = self._snapshot_datasets([family.head.name for family in families], volumes, leaf, record, what)
         return [
             Snapshot(
-                volume=family.volume.name,
-                volume_id=family.volume.id,
+                volume=volume.name,
+                volume_id=volume.id,
                 name=name,
-                id=rows[point]["guid"].text,
+                id=guid,
                 created=record.created,
                 message=message,
                 made_by=made_by,
             )
-            for family, point in zip(families, made, strict=True)
+            for volume, guid in zip(volumes, guids, strict=True)
         ]
+
+    def _snapshot_at_once(
+        self, volumes: Sequence[Volume], leaf: str, record: SnapshotRecord, what: str
+    ) -> list[str] | None:
+        """Snapshot volumes without looking at them first, where there is nothing that ZFS itself would not refuse.
+
+        Returns:
+            The snapshots' guids; None where it takes a closer look, and nothing was made.
+        """
+        known = [self._known.get(volume.id) for volume in volumes]
+        names = [
+            one.datasets[0]
+            for one, volume in zip(known, volumes, strict=True)
+            if one is not None and one.name == volume.name and volume.deleted is None and len(one.datasets) == 1
+        ]
+        if len(names) < len(volumes):
+            return None
+        try:
+            return self._snapshot_datasets(names, volumes, leaf, record, what)
+        except NoSpace:
+            raise
+        except (AlreadyExists, NotFound, StorageFailed):
+            return None
+
+    def _snapshot_datasets(
+        self, datasets: Sequence[str], volumes: Sequence[Volume], leaf: str, record: SnapshotRecord, what: str
+    ) -> list[str]:
+        made = [f"{dataset}@{leaf}" for dataset in datasets]
+        self._tool.change(what, "snapshot", *pairs(zfsrecords.snapshot_properties(record)), *made)
+        try:
+            rows = self._tool.get(("guid", zfsrecords.VOLUME), made)
+        except ToolFailed as error:
+            raise explained(f"{what}, or not be seen", error) from error
+        for point, volume in zip(made, volumes, strict=True):
+            # It has inherited its dataset's: that of a volume which somebody has put in the place of ours?
+            if zfsrecords.id_of(rows[point][zfsrecords.VOLUME].text) != volume.id:
+                for name in made:
+                    self._tool.change(what, "destroy", name)
+                raise NotFound(f"no volume '{volume.name}' with id {volume.id} in pool '{self.pool}'", "snapvol ls")
+        return [rows[point]["guid"].text for point in made]
 
     def destroy_snapshot(self, snapshot: Snapshot) -> None:
         """See `Backend.destroy_snapshot`.

@@ -92,13 +92,12 @@ def for_new(asked: Mapping[str, str], parent: Mapping[str, Value], size: int | N
     return {**better, **asked, **_OURS, **quota(size)}
 
 
-def for_clone(asked: Mapping[str, str], origin: Mapping[str, Value], size: int | None, what: str) -> dict[str, str]:
-    """Return the properties with which a clone is made.
+def refuse_unlike(asked: Mapping[str, str], origin: Mapping[str, Value], what: str) -> None:
+    """Check that a clone of ``origin`` can be what was asked for.
 
     Args:
         asked: what `check` returned.
         origin: the properties of the dataset that is cloned.
-        size: its quota in bytes.
         what: what is being done, for the message.
 
     Raises:
@@ -111,8 +110,11 @@ def for_clone(asked: Mapping[str, str], origin: Mapping[str, Value], size: int |
                 " and a clone cannot differ in that",
                 f"leave {PREFIX}{name} out, or restore a backup of the origin into a volume with it",
             )
-    inherited = {name: origin[name].text for name in _BETTER if name in origin}
-    return {**inherited, **{name: value for name, value in asked.items() if name not in FIXED}, **_OURS, **quota(size)}
+
+
+def for_clone(asked: Mapping[str, str], parent: Mapping[str, Value], size: int | None) -> dict[str, str]:
+    """Return the properties with which a clone is made; see `for_new`."""
+    return for_new({name: value for name, value in asked.items() if name not in FIXED}, parent, size)
 
 
 def carried(values: Mapping[str, Value]) -> dict[str, str]:

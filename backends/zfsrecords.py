@@ -6,6 +6,7 @@ longer goes on in others, which are set together with the first in one step.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
@@ -25,6 +26,7 @@ VOLUME = f"{SPACE}volume"
 SNAPSHOT = f"{SPACE}snapshot"
 _PART = 2000  # characters, of up to four bytes each
 _MOST_PARTS = 32
+_ID = re.compile(r'(?:\+\d+:)?\{"volume":\{"id":"([^"\\]+)"')
 
 
 class Marker(Struct, frozen=True, kw_only=True):
@@ -126,6 +128,12 @@ def _unsound_name(name: str) -> str | None:
     except UsageError as error:
         return f"a name that is none: {error.message}"
     return None
+
+
+def id_of(text: str) -> str | None:
+    """Return the volume's id in the first part of a record; it stands first."""
+    match = _ID.match(text)
+    return match[1] if match else None
 
 
 def snapshot_properties(record: SnapshotRecord) -> dict[str, str]:

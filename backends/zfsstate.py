@@ -9,6 +9,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from snapvol import mountinfo
 from snapvol.backend import Backend, Features, Option
 from snapvol.backends import zfsfamily, zfsgarbage, zfsholds, zfsnames
 from snapvol.backends.mountpoints import PRIVATE, Mountpoints
@@ -18,7 +19,7 @@ from snapvol.backends.zfsfamily import Dataset, Family, Point, Survey
 from snapvol.backends.zfspool import Parent, ZfsSettings
 from snapvol.backends.zfsrecords import SnapshotRecord
 from snapvol.backends.zfstool import Tool, explained
-from snapvol.errors import AlreadyExists, NotFound, NotReady, PoolUnavailable, SnapvolError, ToolFailed
+from snapvol.errors import AlreadyExists, InUse, NotFound, NotReady, PoolUnavailable, SnapvolError, ToolFailed
 from snapvol.model import Damage, Health, Snapshot, Volume
 from snapvol.settings import ROOT
 
@@ -262,17 +263,20 @@ class ZfsPool(Backend):
         """Unmount a volume before something happens to its dataset; return whether it was mounted.
 
         Raises:
-            InUse: something is mounted in it (T9).
+            InUse: something is mounted in it, or it is mounted somewhere else (T9).
             Refused: somebody has made a dataset in it (T6).
         """
         zfsgarbage.refuse_children(family.head, what)
-        if family.volume.deleted is not None:
-            return False
-        point = self.mountpoint(family.volume)
-        refuse_mounted(point, what)
-        mounted = self._mountpoints.found(point) is not None
-        if mounted:
-            self._mountpoints.unmount(point)
+        mounted = False
+        if family.volume.deleted is None:
+            point = self.mountpoint(family.volume)
+            refuse_mounted(point, what)
+            mounted = self._mountpoints.found(point) is not None
+            if mounted:
+                self._mountpoints.unmount(point)
+        for mount in mountinfo.own():
+            if (mount.filesystem, mount.source) == ("zfs", family.head.name):
+                raise InUse(f"{what}: it is mounted at {mount.mountpoint}", f"umount {mount.mountpoint}")
         return mounted
 
     def _bring_back(self, volume: Volume, dataset: str, *, mounted: bool) -> None:

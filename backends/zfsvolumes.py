@@ -41,8 +41,9 @@ class ZfsVolumes(ZfsPool):
         if origin is None:
             verb, properties = "create", zfsoptions.for_new(asked, self._parent.properties, size)
         else:
-            verb = "clone"
-            properties = zfsoptions.for_clone(asked, self._properties(origin.dataset, what), size, what)
+            if any(name in asked for name in zfsoptions.FIXED):
+                zfsoptions.refuse_unlike(asked, self._properties(origin.dataset, what), what)
+            verb, properties = "clone", zfsoptions.for_clone(asked, self._parent.properties, size)
         words = pairs(properties | zfsrecords.properties(record))
         try:
             self._tool.change(what, verb, *words, *([origin.name] if origin else []), name)
