@@ -32,7 +32,7 @@ def _holds(snapshot: SnapshotInfo) -> str:
         f"next backup to {hold.removeprefix(BASE_HOLD)}" if hold.startswith(BASE_HOLD) else hold
         for hold in snapshot.holds
     ]
-    return ", ".join(words) or "-"
+    return ",".join(words) or "-"
 
 
 SNAPSHOT_COLUMNS = (

@@ -92,7 +92,7 @@ class Imaged(Mounted):
 
     Attributes:
         images: by volume identity, the file that is the image of all its snapshots.
-        opened: how many images and trees are open now.
+        filesystem: what all images are said to hold.
     """
 
     kind = "imaged"
@@ -105,6 +105,7 @@ class Imaged(Mounted):
         if fresh:
             self.limits: dict[str, int] = {}
             self.images: dict[str, Path] = {}
+            self.filesystem = "ext4"
             self._sizes: dict[str, int] = {}
 
     @property
@@ -158,7 +159,7 @@ class Imaged(Mounted):
             device=file,
             size=file.stat().st_size,
             identity=snapshot.id,
-            filesystem="ext4",
+            filesystem=self.filesystem,
             mapped=tuple(_joined(offset for offset, block in _blocks(file) if block.strip(b"\0"))),
         )
 

@@ -116,7 +116,8 @@ def test_a_protected_volume_and_a_held_snapshot_say_what_to_do_t18(service: Serv
     service.hold("web", "s1", "audit")
     with pytest.raises(Protected) as caught:
         service.remove_volume("web", permanent=True)
-    assert str(caught.value) == "snapshot 'web@s1' is held by 'audit'; let go of it: snapvol release web@s1"
+    assert caught.value.message == "snapshot 'web@s1' is held by 'audit'"
+    assert caught.value.hint == "let go of it: snapvol release web@s1 --tag audit"
     assert len(service.volumes()) == 1
     service.release("web", "s1", "audit")
     service.remove_volume("web")

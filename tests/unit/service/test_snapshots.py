@@ -104,7 +104,8 @@ def test_a_held_snapshot_stays_and_says_why_t18(service: Service) -> None:
     for dry_run in (True, False):
         with pytest.raises(Protected) as caught:
             service.destroy_snapshot("web", "s1", dry_run=dry_run)
-        assert str(caught.value) == "snapshot 'web@s1' is held by 'a', 'b'; let go of it: snapvol release web@s1 --tag a"
+        assert caught.value.message == "snapshot 'web@s1' is held by 'a', 'b'"
+        assert caught.value.hint == "let go of it: snapvol release web@s1 --tag a"
     service.release("web", "s1", "b")
     service.release("web", "s1", "unknown")
     assert service.release("web", "s1", "a").holds == ()
