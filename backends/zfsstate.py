@@ -267,17 +267,18 @@ class ZfsPool(Backend):
             Refused: somebody has made a dataset in it (T6).
         """
         zfsgarbage.refuse_children(family.head, what)
-        mounted = False
-        if family.volume.deleted is None:
-            point = self.mountpoint(family.volume)
+        point = self.mountpoint(family.volume)
+        mounts = mountinfo.own()
+        ours = self._mountpoints.found(point, mounts) if family.volume.deleted is None else None
+        if ours is not None:
             refuse_mounted(point, what)
-            mounted = self._mountpoints.found(point) is not None
-            if mounted:
-                self._mountpoints.unmount(point)
-        for mount in mountinfo.own():
-            if (mount.filesystem, mount.source) == ("zfs", family.head.name):
+        for mount in mounts:
+            elsewhere = (mount.filesystem, mount.source) == ("zfs", family.head.name)
+            if elsewhere and (ours is None or mount.mountpoint != ours.mountpoint):
                 raise InUse(f"{what}: it is mounted at {mount.mountpoint}", f"umount {mount.mountpoint}")
-        return mounted
+        if ours is not None:
+            self._mountpoints.unmount(point)
+        return ours is not None
 
     def _bring_back(self, volume: Volume, dataset: str, *, mounted: bool) -> None:
         """Mount a volume again that was mounted before."""

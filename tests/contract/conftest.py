@@ -27,7 +27,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def concerns(item: pytest.Item) -> bool:
     """Return whether a test is one for the chosen storage."""
     if not storage.STORAGE:
-        return not {"mounting", "blocks"} & set(getattr(item, "fixturenames", ()))
+        return not {"mounting", "blocks", "datasets"} & set(getattr(item, "fixturenames", ()))
     parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
     return any(
         value in VARIANTS if isinstance(value, str) else value in VARIANTS.values()
@@ -99,4 +99,10 @@ def mounting(request: pytest.FixtureRequest, opening: Callable[[Variant], Pool])
 @pytest.fixture(params=parameters({name: v for name, v in VARIANTS.items() if v.backend == "lvm"}))
 def blocks(request: pytest.FixtureRequest, opening: Callable[[Variant], Pool]) -> Iterator[Pool]:
     """An empty pool of each kind whose volumes are block devices."""
+    yield from opened(request.param, opening)
+
+
+@pytest.fixture(params=parameters({name: v for name, v in VARIANTS.items() if v.backend == "zfs"}))
+def datasets(request: pytest.FixtureRequest, opening: Callable[[Variant], Pool]) -> Iterator[Pool]:
+    """An empty pool of each kind whose volumes are ZFS datasets."""
     yield from opened(request.param, opening)
