@@ -14,7 +14,7 @@ from snapvol.backends.zfstool import Tool, batches, explained
 from snapvol.errors import Refused, ToolFailed
 
 
-def destroy(tool: Tool, names: Sequence[str], what: str, *, spare: bool = False) -> None:
+def destroy(tool: Tool, names: Sequence[str], what: str, *, known: Sequence[Dataset] = (), spare: bool = False) -> None:
     """Remove datasets of ours with their snapshots. Nothing in them is mounted, and nobody wants them any more.
 
     Killed in the middle it can be done again.
@@ -23,25 +23,30 @@ def destroy(tool: Tool, names: Sequence[str], what: str, *, spare: bool = False)
         tool: for the pool.
         names: the datasets.
         what: what cannot be done if it fails, for the message.
+        known: the same datasets, where they were just read.
         spare: leave a dataset that has a snapshot which somebody wants, or whose removal would cost a clone its key.
 
     Raises:
         Refused: there is something that snapvol has not made.
         SnapvolError: one cannot be removed.
     """
-    left = list(names)
+    left, found = list(names), list(known)
     while left:
-        try:
-            found = zfsfamily.read(tool, left)
-        except ToolFailed as error:
-            raise explained(what, error) from error
+        found = found or _read(tool, left, what)
         # Clones before what they were made from; each takes with it what only it needed there.
         free = [dataset for dataset in found if not any(clone in left for it in dataset.points for clone in it.clones)]
         for dataset in free:
             if not (spare and _is_worth_sparing(dataset)):
                 _destroy(tool, dataset, what)
         gone = {dataset.name for dataset in free}
-        left = [name for name in left if name not in gone] if gone else []
+        left, found = [name for name in left if name not in gone] if gone else [], []
+
+
+def _read(tool: Tool, names: Sequence[str], what: str) -> list[Dataset]:
+    try:
+        return zfsfamily.read(tool, names)
+    except ToolFailed as error:
+        raise explained(what, error) from error
 
 
 def _is_worth_sparing(dataset: Dataset) -> bool:

@@ -108,17 +108,18 @@ class ZfsPool(Backend):
             except SnapvolError as error:
                 log.warning("pool '%s': %s", self.pool, error)
 
-    def _sweep(self, *names: str, spare: bool = False) -> None:
+    def _sweep(self, *names: str, known: Sequence[Dataset] = (), spare: bool = False) -> None:
         """Remove datasets that nobody sees any more; what cannot be removed now waits for the next `open`.
 
         Args:
             names: the datasets.
-            spare: see `zfsgarbage.destroy`.
+            known: see `zfsgarbage.destroy`.
+            spare: likewise.
         """
         if not names:
             return
         try:
-            zfsgarbage.destroy(self._tool, names, f"{names[0]} cannot be removed", spare=spare)
+            zfsgarbage.destroy(self._tool, names, f"{names[0]} cannot be removed", known=known, spare=spare)
         except SnapvolError as error:
             log.warning("pool '%s': %s", self.pool, error)
 

@@ -180,7 +180,7 @@ class ZfsVolumes(ZfsPool):
             # The present contents first: from then on the volume is gone, and `open` would remove the rest.
             gone = zfsrecords.properties(replace(family.record, role=Role.GONE))
             self._tool.change(what, "set", *(f"{name}={value}" for name, value in gone.items()), *names)
-            self._sweep(*names)
+            self._sweep(*names, known=family.datasets)
         self._known.pop(volume.id, None)
 
     def _refuse_held(self, family: Family, points: list[Point], kind: type[Refused], what: str) -> None:
