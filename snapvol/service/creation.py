@@ -136,7 +136,7 @@ class Creation:
             )
         explained = dict(pool.defaults)
         if origin is not None:
-            explained |= volume_options.inherited(origin.volume.options)
+            explained |= volume_options.inherited(origin.volume.options, origin.backend)
         if existing is not None and ("snapshot" in asked or "backup" in asked):
             explained |= existing.volume.options  # what it was made from gave them, and may be gone
         return _Request(name=name, pool=pool, asked=asked, explained=explained, labels=dict(labels), source=source)

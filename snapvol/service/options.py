@@ -121,9 +121,10 @@ def check_features(options: Mapping[str, str], features: Features, pool: str, ki
         raise Unsupported(f"option 'backup.kind': {what} has no {options['backup.kind']} backups", f"write {offered}")
 
 
-def inherited(options: Mapping[str, str]) -> dict[str, str]:
+def inherited(options: Mapping[str, str], backend: Backend) -> dict[str, str]:
     """Return what a clone takes over from its source's options: see `INHERITED`, and the storage's own."""
-    return {key: value for key, value in options.items() if key in INHERITED or key.partition(".")[0] in _PREFIXES}
+    own = of_storage(options, backend)
+    return {key: value for key, value in options.items() if key in INHERITED or key in own}
 
 
 def differences(existing: Mapping[str, str], asked: Mapping[str, str], explained: Mapping[str, str]) -> list[str]:

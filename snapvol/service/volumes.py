@@ -200,12 +200,15 @@ class Volumes:
             if not entry.backend.features.resize:
                 raise Unsupported(f"pool '{entry.pool.name}' cannot resize volumes", entry.backend.features.reason)
             return
+        # Where volumes are real mounts, the path is there only while somebody has it mounted.
+        mounts = bool(entry.backend.sources(entry.volume))
+        where = f"$(snapvol mount {name}); then: snapvol unmount {name}" if mounts else str(_root(entry))
         instead = {
             "size": "set a larger one",
             "pool": f"back it up, and create another volume from the backup there: -o backup={name} -o pool={value}",
-            "uid": f"run: chown {value} {_root(entry)}",
-            "gid": f"run: chgrp {value} {_root(entry)}",
-            "mode": f"run: chmod {value} {_root(entry)}",
+            "uid": f"run: chown {value} {where}",
+            "gid": f"run: chgrp {value} {where}",
+            "mode": f"run: chmod {value} {where}",
             "backup": f"restore into it: snapvol restore {value} --in-place",
             "snapshot": f"go back to one of its own: snapvol rollback {name}@SNAPSHOT",
         }.get(key, "create another volume with it, and copy the contents")

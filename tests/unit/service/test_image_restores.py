@@ -54,9 +54,9 @@ def write(service: Service, name: str, files: dict[str, bytes]) -> None:
     with service._context.contents.read(service._context.catalog.get(name)) as data:
         for path in [path for path in data.resolve().rglob("*") if path.is_file()]:
             path.unlink()
-        for path, contents in files.items():
-            (data / path).parent.mkdir(exist_ok=True)
-            (data / path).write_bytes(contents)
+        for file_name, inside in files.items():
+            (data / file_name).parent.mkdir(exist_ok=True)
+            (data / file_name).write_bytes(inside)
 
 
 def contents(service: Service, name: str) -> dict[str, bytes]:

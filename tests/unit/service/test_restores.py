@@ -1,11 +1,8 @@
-"""Restores through the service: into new volumes and in place, whole, in part, interrupted at every point."""
+"""Restores through the service into new volumes: whole, in part, interrupted at every point; and what is planned."""
 
 from __future__ import annotations
 
 import os
-import shutil
-import threading
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,80 +10,20 @@ import msgspec
 import pytest
 
 from snapvol.api import JobInfo, JobState, Plan
-from snapvol.backends.directory import Directory
-from snapvol.docker import Docker
-from snapvol.errors import AlreadyExists, InUse, NotFound, NotReady, Refused, SnapvolError, StorageFailed, UsageError
+from snapvol.errors import AlreadyExists, NotFound, NotReady, Refused, SnapvolError, UsageError
 from snapvol.model import State
 from snapvol.service.job import Run
 from snapvol.service.service import Service
 from support.process import wait_until
 from support.quick import initialise
+from support.restoring import FILES, SECONDS, Pause, backed_up, contents, die, fill, restore, write
 from support.service import FakeKernel, directory_service
 
-SECONDS = 60.0
-FILES = {"a": b"hello", "d/b": b"in a directory", "d/empty": b""}
-
 
 @pytest.fixture
-def kernel() -> FakeKernel:
-    return FakeKernel()
-
-
-@pytest.fixture
-def service(tmp_path: Path, kernel: FakeKernel) -> Iterator[Service]:
-    made = directory_service(tmp_path / "root", kernel)
-    initialise(made.settings, "default")
-    yield made
-    made.close()
-    shutil.rmtree(tmp_path)
-
-
-def fill(service: Service, name: str, files: Mapping[str, bytes] = FILES, **options: str) -> Path:
-    service.create_volume(name, options)
-    data = service.mountpoint(name)
-    write(data, files)
-    return data
-
-
-def write(data: Path, files: Mapping[str, bytes]) -> None:
-    for file, contents in files.items():
-        (data / file).parent.mkdir(parents=True, exist_ok=True)
-        (data / file).write_bytes(contents)
-
-
-def contents(data: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(data)): path.read_bytes() for path in data.rglob("*") if path.is_file()}
-
-
-def backed_up(service: Service, name: str = "web") -> str:
-    (job,) = service.backups.back_up([name])
-    ended = service.jobs.wait(job.id, SECONDS)
-    assert ended.state is JobState.DONE, ended.error
-    return str(ended.result["id"])
-
-
-def restore(service: Service, backup: str, **how: Any) -> JobInfo:
-    job = service.backups.restore(backup, **how)
-    assert isinstance(job, JobInfo)
-    return service.jobs.wait(job.id, SECONDS)
-
-
-class Pause:
-    """Holds each worker of a job at its beginning, from the ``skip``-th on, until it is told to go on."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, kind: str = "Restore") -> None:
-        self.reached = threading.Event()
-        self.go_on = threading.Event()
-        perform = Run.perform
-
-        def held(run: Run, what: Any) -> dict[str, Any]:
-            if type(what).__name__ == kind:
-                self.reached.set()
-                while not self.go_on.wait(0.01):
-                    run.check()
-            return perform(run, what)
-
-        monkeypatch.setattr(Run, "perform", held)
+def service(on_disk: Service) -> Service:
+    initialise(on_disk.settings, "default")
+    return on_disk
 
 
 # -- new volumes ------------------------------------------------------------------------------------------------------
@@ -143,75 +80,6 @@ def test_T36_what_does_not_exist_is_told_at_once_and_leaves_no_volume(service: S
             service.backups.restore(backup, volume="new")
     assert [info.name for info in service.volumes()] == ["web"]
     assert restore(service, "web", volume="new", path="d/nothing").state is JobState.FAILED
-
-
-def test_T37_options_and_labels_come_back_as_far_as_the_pool_can_serve_them(
-    service: Service, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    adopted: dict[str, Mapping[str, str]] = {}
-    given: dict[str, Mapping[str, str]] = {}
-
-    def adopt(_: Docker, volume: str, labels: Mapping[str, str], options: Mapping[str, str]) -> bool:
-        adopted[volume] = labels
-        given[volume] = options
-        return True
-
-    monkeypatch.setattr(Docker, "adopt", adopt)
-    service.create_volume("web", {"protect": "true", "policy": "none", "mode": "0750"}, {"project": "shop"})
-    write(service.mountpoint("web"), FILES)
-    catalog = service._context.catalog
-    options = {**catalog.get("web").volume.options, "size": "10G", "btrfs.compression": "zstd"}
-    catalog.change(catalog.get("web").volume.id, options=options)  # as if it lay in a btrfs pool
-    backed_up(service)
-    job = restore(service, "web", volume="web2")
-    info = service.volume("web2")
-    assert {key: info.options.get(key) for key in ("protect", "policy", "mode")} == {
-        "protect": "true", "policy": "none", "mode": "0750",
-    }  # fmt: skip
-    assert "size" not in info.options
-    assert "btrfs.compression" not in info.options
-    assert [line.partition(" of the backup was not restored: ")[0] for line in job.warnings] == [
-        "option btrfs.compression=zstd",
-        "option size=10G",
-    ]
-    assert info.labels == {"project": "shop"}
-    assert adopted == {"web2": {"project": "shop"}}
-    assert given == {"web2": options}  # as Docker had them before: Compose compares
-
-
-def test_T37_a_volume_from_the_trash_is_docker_s_again(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[tuple[str, Mapping[str, str], Mapping[str, str]]] = []
-    monkeypatch.setattr(Docker, "adopt", lambda _, *told: asked.append(told))
-    service.create_volume("web", {"mode": "0750"}, {"project": "shop"})
-    backup = backed_up(service)
-    restore(service, "web", volume="web2")
-    asked.clear()
-    for name in ("web", "web2"):
-        service.remove_volume(name)
-        service.undelete(name)
-    assert service.volume("web2").options["backup"] == backup
-    assert asked == [(name, {"project": "shop"}, {"mode": "0750"}) for name in ("web", "web2")]
-
-
-def test_T37_what_is_asked_for_now_wins_over_the_backup(service: Service) -> None:
-    fill(service, "web", policy="none", protect="true")
-    backed_up(service)
-    made = service.create_volume("web2", {"backup": "web", "protect": "false"})
-    service.jobs.wait(str(made.job), SECONDS)
-    options = service.volume("web2").options
-    assert options.get("policy") == "none"
-    assert "protect" not in options
-
-
-def test_T37_docker_that_knew_the_volume_already_is_told_as_a_warning(
-    service: Service, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(Docker, "adopt", lambda docker, volume, labels, options: False)
-    service.create_volume("web", {}, {"project": "shop"})
-    backed_up(service)
-    job = restore(service, "web", volume="web2")
-    assert job.state is JobState.DONE
-    assert any("Docker knew volume 'web2' already" in line for line in job.warnings)
 
 
 def test_one_path_into_a_new_volume(service: Service) -> None:
@@ -332,178 +200,6 @@ def test_a_lost_history_does_not_leave_a_volume_restoring_for_ever(
     assert again.volume("web2").state is State.FAILED
     again.close()
     pause.go_on.set()
-
-
-def die(service: Service) -> None:
-    """What is left when the daemon is killed: the pools let go, nothing is written any more."""
-    service.state.close()
-    for pool in service._context.catalog.pools.values():
-        pool.backend.close()
-
-    def dead(*_: object, **__: object) -> Any:
-        raise StorageFailed("the daemon is dead")
-
-    service._context.catalog.change = dead  # type: ignore[method-assign]
-    service._context.catalog.set_snapshots = dead  # type: ignore[method-assign]
-
-
-# -- in place ---------------------------------------------------------------------------------------------------------
-
-
-def test_T35_in_place_is_exact_and_can_be_undone(service: Service) -> None:
-    data = fill(service, "web")
-    backed_up(service)
-    later = {"a": b"changed", "left-over": b"stale log"}
-    (data / "d" / "b").unlink()
-    write(data, later)
-    before = contents(data)
-    job = restore(service, "web", in_place=True)
-    assert (job.state, job.error) == (JobState.DONE, None)
-    assert contents(service.mountpoint("web")) == FILES
-    (snapshot,) = service.snapshots("web")
-    assert (snapshot.name, snapshot.made_by) == (job.result["before"], "restore")
-    assert snapshot.name.startswith("before-restore-")
-    service.rollback("web", snapshot.name)
-    assert contents(service.mountpoint("web")) == before
-
-
-def test_one_path_in_place_is_exact_there_and_leaves_the_rest(service: Service) -> None:
-    data = fill(service, "web")
-    backed_up(service)
-    write(data, {"a": b"changed", "d/left-over": b"stale", "d/b": b"changed"})
-    assert restore(service, "web", in_place=True, path="d").state is JobState.DONE
-    assert contents(service.mountpoint("web")) == {**FILES, "a": b"changed"}
-    assert restore(service, "web", in_place=True, path="a").state is JobState.DONE
-    assert contents(service.mountpoint("web")) == FILES
-    assert len(service.snapshots("web")) == 2
-
-
-def test_T9_a_volume_in_use_is_not_replaced_whoever_uses_it(service: Service, kernel: FakeKernel) -> None:
-    data = fill(service, "web")
-    backed_up(service)
-    kernel.use(data)
-    with pytest.raises(InUse, match="container abc"):
-        service.backups.restore("web", in_place=True)
-    kernel.leave(data)
-    assert service.jobs.list()[-1].kind == "backup"
-    assert service.snapshots("web") == []
-
-
-def test_nobody_can_mount_it_from_the_beginning_of_the_job(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    fill(service, "web")
-    backed_up(service)
-    pause = Pause(monkeypatch)
-    job = service.backups.restore("web", in_place=True)
-    assert isinstance(job, JobInfo)
-    assert pause.reached.wait(SECONDS)
-    with pytest.raises(NotReady, match="is being restored"):
-        service.mount("web", "holder")
-    with pytest.raises((InUse, NotReady)):
-        service.backups.back_up(["web"])
-    with pytest.raises((InUse, NotReady)):
-        service.remove_volume("web")
-    pause.go_on.set()
-    assert service.jobs.wait(job.id, SECONDS).state is JobState.DONE
-    service.mount("web", "holder")
-
-
-def test_T38_somebody_who_came_in_by_another_door_stops_the_replacement(
-    service: Service, kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    data = fill(service, "web")
-    backed_up(service)
-    write(data, {"a": b"changed"})
-    before = contents(data)
-    pause = Pause(monkeypatch)
-    job = service.backups.restore("web", in_place=True)
-    assert isinstance(job, JobInfo)
-    assert pause.reached.wait(SECONDS)
-    kernel.use(data)
-    pause.go_on.set()
-    ended = service.jobs.wait(job.id, SECONDS)
-    assert (ended.state, ended.error_kind) == (JobState.FAILED, "InUse")
-    assert contents(data) == before
-    assert service.snapshots("web") == []
-
-
-@pytest.mark.parametrize("path", [None, "d"])
-@pytest.mark.parametrize("how", ["cancel", "fail"])
-def test_T38_an_in_place_restore_that_does_not_succeed_changes_nothing(
-    service: Service, monkeypatch: pytest.MonkeyPatch, path: str | None, how: str
-) -> None:
-    data = fill(service, "web")
-    backed_up(service)
-    write(data, {"a": b"changed", "d/left-over": b"x"})
-    before = contents(data)
-    perform = Run.perform
-    reached = threading.Event()
-
-    def half(run: Run, what: Any) -> dict[str, Any]:
-        if type(what).__name__ != "Restore":
-            return perform(run, what)
-        write(what.target, {"d/b": b"half", "d/new": b"half"})
-        reached.set()
-        if how == "fail":
-            raise StorageFailed("the disk is tired")
-        while True:
-            run.check()
-
-    monkeypatch.setattr(Run, "perform", half)
-    job = service.backups.restore("web", in_place=True, path=path)
-    assert isinstance(job, JobInfo)
-    assert reached.wait(SECONDS)
-    if how == "cancel":
-        service.jobs.cancel(job.id)
-    ended = service.jobs.wait(job.id, SECONDS)
-    assert ended.state is (JobState.CANCELLED if how == "cancel" else JobState.FAILED)
-    assert contents(service.mountpoint("web")) == before
-    assert service.snapshots("web") == []
-    assert service.volume("web").state is State.READY
-    service.mount("web", "holder")
-
-
-@pytest.mark.parametrize("path", [None, "d"])
-def test_T38_a_daemon_killed_during_an_in_place_restore_leaves_the_old_volume(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str | None
-) -> None:
-    root = tmp_path / "root"
-    service = directory_service(root)
-    initialise(service.settings, "default")
-    data = fill(service, "web")
-    backed_up(service)
-    write(data, {"a": b"changed", "d/left-over": b"x"})
-    before = contents(data)
-    perform = Run.perform
-    reached, go_on = threading.Event(), threading.Event()
-
-    def half(run: Run, what: Any) -> dict[str, Any]:
-        if type(what).__name__ != "Restore":
-            return perform(run, what)
-        write(what.target, {"d/b": b"half"})
-        reached.set()
-        go_on.wait()
-        raise StorageFailed("dead")
-
-    monkeypatch.setattr(Run, "perform", half)
-    job = service.backups.restore("web", in_place=True, path=path)
-    assert isinstance(job, JobInfo)
-    assert reached.wait(SECONDS)
-    die(service)
-    monkeypatch.undo()
-    again = directory_service(root)
-    try:
-        assert again.jobs.get(job.id).state is JobState.INTERRUPTED
-        assert again.volume("web").state is State.READY
-        assert contents(again.mountpoint("web")) == before
-        assert again.snapshots("web") == []
-        assert not (data.parent / "data.new").exists()
-        retried = again.jobs.wait(again.jobs.retry(job.id).id, SECONDS)
-        assert (retried.state, retried.error) == (JobState.DONE, None)
-        assert contents(again.mountpoint("web"))["d/b"] == FILES["d/b"]
-    finally:
-        again.close()
-        monkeypatch.setattr(Directory, "rollback", lambda *_: None)
-        go_on.set()
 
 
 # -- plans and refusals -----------------------------------------------------------------------------------------------
