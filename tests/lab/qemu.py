@@ -32,7 +32,7 @@ class Qemu(Guest):
         devices = [*self._share("host", Path("/"), "cache=always"), *self._share("place", self.place, "cache=none")]
         self._serve(
             *(PROGRAM, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
-            *("-machine", "q35", "-accel", "tcg,thread=multi,tb-size=1024", "-cpu", "max", "-smp", "2"),
+            *("-machine", "q35", "-accel", "tcg,thread=multi,tb-size=1024", "-cpu", "max", "-smp", "1"),
             *("-m", memory, "-object", f"memory-backend-memfd,id=memory,size={memory},share=on"),
             *("-numa", "node,memdev=memory", *devices),
             *("-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"),
