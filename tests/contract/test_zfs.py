@@ -366,3 +366,39 @@ def test_what_clones_need_is_gone_with_the_last_of_them(datasets: Pool) -> None:
         datasets.snapshot(clone, "s0")
         datasets.backend.destroy(clone)
     assert datasets.inventory() == []
+
+
+def test_a_size_holds_through_everything(datasets: Pool) -> None:
+    """T39."""
+    size = 16 << 20
+    datasets.backend.create(datasets.record("web"), size=size)
+    web = datasets.stored("web")
+    empty = datasets.snapshot(web, "empty")
+    with datasets.mounted(web) as root, pytest.raises(OSError, match="Disk quota exceeded"):
+        fill(root, size + (4 << 20))
+    full = datasets.snapshot(web, "full")
+    datasets.settle()
+    assert datasets.backend.usage(web).used > size // 2
+    with pytest.raises(Refused, match=r"volume 'web' cannot be resized: \d+ bytes are in use, more than the size of"):
+        datasets.backend.resize(web, size // 4)
+    with pytest.raises(Refused, match=r"volume 'clone' cannot be created: \d+ bytes are in use in web@full"):
+        datasets.backend.create(datasets.record("clone"), size=size // 4, source=full)
+    datasets.backend.rollback(web, empty)
+    datasets.settle()
+    found = datasets.backend.usage(web)
+    assert (found.limit, found.used < 1 << 20) == (size, True)
+    datasets.backend.resize(web, size // 4)
+    with datasets.mounted(web) as root, pytest.raises(OSError, match="Disk quota exceeded"):
+        fill(root, size)
+    stage = datasets.backend.stage(web)
+    with pytest.raises(OSError, match="Disk quota exceeded"):
+        fill(stage, size)
+    datasets.backend.adopt_stage(web)
+    assert datasets.backend.usage(web).limit == size // 4
+
+
+def fill(root: Path, size: int) -> None:
+    with (root / "blob").open("wb") as file:
+        for _ in range(size >> 20):
+            file.write(os.urandom(1 << 20))
+            os.fsync(file.fileno())

@@ -19,6 +19,7 @@ from snapvol.backends import BACKENDS, subvolume
 from snapvol.model import Damage, Snapshot, Volume, new_id, now
 from support import disks, filesystems
 from support.memory import Memory
+from support.process import run
 
 # btrfs frees what was removed after a commit, by default every 30 s.
 OPTIONS = {"ext4": "defaults", "xfs": "defaults", "btrfs": "commit=1"}
@@ -200,6 +201,12 @@ class Pool:
         for volume in volumes:
             self.backend.destroy(volume)
 
+    def settle(self) -> None:
+        """See on the storage what was written; what it counts may lag behind until then."""
+        os.sync()
+        if self.variant.backend == "zfs":
+            run("zpool", "sync")
+
     # -- what the storage's own tools say -----------------------------------------------------------------------
 
     def inventory(self) -> list[str]:
@@ -226,11 +233,12 @@ class Pool:
         snapshots = sum(len(self.backend.snapshots(volume)) for volume in volumes)
         found = self.inventory()
         if self.variant.backend == "zfs":
-            # What holds volumes together may be there also when there are none, and a clone's origin outlives its
-            # volume: only the datasets with contents can be told one by one, and at the end all the rest.
-            if volumes:
-                return []
-            return [name for name in found if "@" in name]
+            if not volumes:
+                return found
+            # A dataset has a volume's contents, or snapshots that only it has or a clone needs.
+            heads = {name for volume in volumes for name in self.backend.sources(volume)}
+            used = {name.partition("@")[0] for name in found if "@" in name}
+            return [name for name in found if "@" not in name and name not in heads | used]
         return found if len(found) != len(volumes) + snapshots else []
 
     def _mounts_of_nothing(self) -> list[str]:
@@ -241,10 +249,7 @@ class Pool:
 
     def subvolumes(self) -> list[str]:
         """Return `inventory` after everything was destroyed: nothing but what holds an empty pool together."""
-        found = self.inventory()
-        if self.variant.backend == "zfs":
-            return [name for name in found if "@" in name or name.count("/") > 2]
-        return found
+        return self.inventory()
 
 
 def record(name: str, **options: str) -> Volume:
