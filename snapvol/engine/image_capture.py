@@ -230,5 +230,5 @@ class Capture:
         return BaseMismatch(
             f"volume '{self._meta.name}': its bytes from {at} on differ from backup {base}, "
             "though the storage says that they have not changed since",
-            "do not trust that volume's backups from then on: back it up again, which reads everything",
+            "its earlier backups may lack changes too",
         )
