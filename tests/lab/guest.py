@@ -119,13 +119,18 @@ class Guest(ABC):
         """Whether it was started and has not ended."""
         return bool(self._servers) and self._servers[-1].running
 
+    @property
+    def ended(self) -> bool:
+        """Whether there is nothing to wait for: its command has ended, the machine has, or its time is over."""
+        return not self.running or self._status() is not None or time.monotonic() >= self._end
+
     def wait(self) -> int:
         """Wait for the end, pass the output on, and return the command's exit status.
 
         Raises:
             GuestFailed: the time was over, and the guest has been killed; or it ended without its command's end.
         """
-        while self.running and self._status() is None and time.monotonic() < self._end:
+        while not self.ended:
             self.show()
             time.sleep(0.02)
         late = self.running
