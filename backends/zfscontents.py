@@ -50,6 +50,9 @@ class ZfsContents(ZfsVolumes):
         """
         old, record = family.head, family.record
         carried = zfsoptions.carried(self._properties(old.name, what))
+        if old.limit:
+            # ZFS lets contents grow a little beyond their limit, but accepts no limit below what there is.
+            carried |= zfsoptions.quota(max(old.limit, point.referenced))
         fresh = replace(record, generation=record.generation + 1)
         aside, name = self._aside(family), self._parent.below(zfsfamily.place(fresh))
         self._tool.change(what, "rename", old.name, aside)

@@ -711,3 +711,13 @@ def test_a_failed_listing_is_not_taken_for_an_empty_one(pool: Pool, monkeypatch:
     for call in (pool.backend.volumes, pool.backend.trashed, lambda: pool.backend.snapshots(web)):
         with pytest.raises(SnapvolError, match="cannot be listed: cannot open"):
             call()
+
+
+def test_going_back_to_more_than_the_size_is_possible(pool: Pool) -> None:
+    """T39: ZFS lets a volume grow a little beyond its size, and refuses to make a clone of that with that size."""
+    web = pool.make(text="one")
+    first = pool.snapshot(web, "s1")
+    pool.snapshot(web, "s2")
+    pool.zfs.datasets[f"{P}/web"].properties["refquota"] = "24000"
+    pool.backend.rollback(web, first)
+    assert pool.backend.usage(web).limit == 24576
