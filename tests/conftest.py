@@ -49,9 +49,11 @@ def pytest_configure(config: pytest.Config) -> None:
         }
     )
     if os.getuid() == 0:
-        # Shared, as systemd makes the root: what is mounted here later is seen in dockerd's mount namespace too.
+        # Shared, as systemd makes the root: what is mounted here later is seen in dockerd's mount namespace too. And
+        # shared with no other mount before: below a shared root, all would be mounted a second time underneath.
         run("mount", "--bind", place, place)
-        run("mount", "--make-rshared", place)
+        run("mount", "--make-private", place)
+        run("mount", "--make-shared", place)
     if config.option.basetemp is None:
         config.option.basetemp = place / "pytest"
 
