@@ -35,7 +35,7 @@ def pytest_configure(config: pytest.Config) -> None:
     place.chmod(0o711)
     config.stash[PLACE] = place
     for variable in [name for name in os.environ if name.startswith(("SNAPVOL_", "AWS_", "RESTIC_", "DOCKER_"))]:
-        if not variable.startswith(("SNAPVOL_TEST_", "SNAPVOL_LAB_")):
+        if not variable.startswith("SNAPVOL_TEST_"):
             del os.environ[variable]
     os.environ.pop("PYTHONUNBUFFERED", None)  # users do not have it
     config.stash[REAPER] = _reaper(place)

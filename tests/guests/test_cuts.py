@@ -14,8 +14,8 @@ from support.process import run
 
 pytestmark = pytest.mark.root
 MOUNT = "vgchange -qq -ay vg0; mount -m /dev/vg0/v /tmp/v"
-PREPARE = "packaging/vm/lvm-pool $SNAPVOL_LAB_DISKS; lvcreate -qq -V 1G -T vg0/pool -n v; mkfs.ext4 -q /dev/vg0/v"
-SEEN = "/tmp/v/$SNAPVOL_LAB_BOOT"
+PREPARE = "packaging/vm/lvm-pool $SNAPVOL_TEST_DISKS; lvcreate -qq -V 1G -T vg0/pool -n v; mkfs.ext4 -q /dev/vg0/v"
+SEEN = "/tmp/v/$SNAPVOL_TEST_BOOT"
 COUNT = f"n=0; while :; do n=$((n + 1)); echo $n >/tmp/v/new; sync; mv /tmp/v/new {SEEN}; sync; echo $n; done"
 
 
@@ -32,7 +32,7 @@ def disk(tmp_path: Path) -> Path:
 
 
 def test_what_was_synced_is_there_after_each_cut(tmp_path: Path, disk: Path) -> None:
-    check = shell(MOUNT, "cat /tmp/v/$((SNAPVOL_LAB_BOOT - 1)) || echo 0")
+    check = shell(MOUNT, "cat /tmp/v/$((SNAPVOL_TEST_BOOT - 1)) || echo 0")
     boots = list(
         cuts(
             Uml,

@@ -73,7 +73,7 @@ def test_a_pool_survives_the_power_cut(boot: Boot, tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     run("truncate", "--size=2G", disk)
     output = io.BytesIO()
-    pool = "packaging/vm/zfs-pool $SNAPVOL_LAB_DISKS; zfs mount -a"
+    pool = "packaging/vm/zfs-pool $SNAPVOL_TEST_DISKS; zfs mount -a"
     make = f"{pool}; {pool}; zfs create tank/v; echo kept >/tank/v/f; zfs snapshot tank/v@s; echo made; sleep 600"
     with boot(make, disks=[disk], output=output) as guest:
         wait_until(says(guest, output, b"made\n"), UP, lambda: output.getvalue().decode())

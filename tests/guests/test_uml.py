@@ -108,7 +108,7 @@ def test_the_program_returns_the_status_and_cleans_up_also_when_it_is_asked_to_e
         "--",
         "sh",
         "-c",
-        'lsblk -ndo SIZE "$SNAPVOL_LAB_DISKS"; exit 3',
+        'lsblk -ndo SIZE "$SNAPVOL_TEST_DISKS"; exit 3',
         env=place,
         check=False,
     )
@@ -128,7 +128,7 @@ def test_the_program_returns_the_status_and_cleans_up_also_when_it_is_asked_to_e
 def test_a_disk_keeps_what_was_synced_when_the_power_is_cut(boot: Boot, tmp_path: Path) -> None:
     disk = empty(tmp_path / "disk", "2G")
     mount = "mkdir -p /tmp/m; mount /dev/vg0/v /tmp/m"
-    make = "packaging/vm/lvm-pool $SNAPVOL_LAB_DISKS; lvcreate -qq -V 1G -T vg0/pool -n v; mkfs.ext4 -q /dev/vg0/v"
+    make = "packaging/vm/lvm-pool $SNAPVOL_TEST_DISKS; lvcreate -qq -V 1G -T vg0/pool -n v; mkfs.ext4 -q /dev/vg0/v"
     output = io.BytesIO()
     with boot(
         f"{make}; {mount}; echo kept >/tmp/m/f; sync; echo ready; sleep 600", disks=[disk], output=output
@@ -168,7 +168,7 @@ def test_a_tree_in_a_temporary_directory_is_seen_there(tmp_path: Path) -> None:
 
 def test_lvm_thin_works_as_tests_need_it(boot: Boot, tmp_path: Path) -> None:
     script = """
-        for again in 1 2; do packaging/vm/lvm-pool $SNAPVOL_LAB_DISKS; done
+        for again in 1 2; do packaging/vm/lvm-pool $SNAPVOL_TEST_DISKS; done
         lvcreate -qq -V 1G -T vg0/pool -n v
         mkfs.xfs -q /dev/vg0/v
         mount -m /dev/vg0/v /tmp/v

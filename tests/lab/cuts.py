@@ -48,7 +48,7 @@ def cuts(
     Args:
         machine: the kind of guest.
         prepare: runs in the first boot, before the driver.
-        driver: works until it is cut off. SNAPVOL_LAB_BOOT holds the boot's number, for it as for the others.
+        driver: works until it is cut off. SNAPVOL_TEST_BOOT holds the boot's number, for it as for the others.
         check: runs in each later boot, before the driver, and once more at the end.
         moments: how long the driver may work, in seconds, for each boot but the last.
         place: a directory for the guests' places.
@@ -67,7 +67,7 @@ def cuts(
         directory = place / f"boot{number}"
         directory.mkdir()
         output = io.BytesIO()
-        own = {**(env or {}), "SNAPVOL_LAB_BOOT": str(number)}
+        own = {**(env or {}), "SNAPVOL_TEST_BOOT": str(number)}
         with machine(
             ["sh", "-c", script], place=directory, disks=disks, seconds=seconds, env=own, output=output
         ) as guest:

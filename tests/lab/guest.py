@@ -35,7 +35,7 @@ class Guest(ABC):
 
     Args:
         command: what it runs as root, in the directory of this source tree, with the caller's variables
-            SNAPVOL_TEST_*, HYPOTHESIS_PROFILE and PATH. SNAPVOL_LAB_DISKS names its disks.
+            SNAPVOL_TEST_*, HYPOTHESIS_PROFILE and PATH. SNAPVOL_TEST_DISKS names its disks.
         place: an empty directory of the host's, for this boot alone. The guest can read it, under the same name.
         disks: image files of the host's, block devices in the guest. They keep what reached them.
         seconds: from the start to the end at most; then the guest is killed.
@@ -108,7 +108,7 @@ class Guest(ABC):
             "LANG": "C.UTF-8",
             **self.environment,
             **handed_on,
-            "SNAPVOL_LAB_DISKS": devices,
+            "SNAPVOL_TEST_DISKS": devices,
             **self._env,
         }
         words = ["env", "-i", *(f"{name}={value}" for name, value in env.items()), *self.command]

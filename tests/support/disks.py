@@ -20,7 +20,7 @@ _PROVISIONING = Path(__file__).resolve().parents[2] / "packaging/vm"
 
 def given() -> list[str]:
     """Return the lab's disks; without any, tests of LVM and ZFS cannot be."""
-    disks = os.environ.get("SNAPVOL_LAB_DISKS", "").split()
+    disks = os.environ.get("SNAPVOL_TEST_DISKS", "").split()
     if not disks:
         needs.missing("lab", "no disks: run this in a guest (make test-lvm, make test-zfs)")
     return disks
