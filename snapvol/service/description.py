@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from snapvol import units
 from snapvol.docker import Docker
-from snapvol.errors import SnapvolError
+from snapvol.errors import Refused, SnapvolError, Unsupported, UsageError
 from snapvol.service import options as volume_options
 from snapvol.service import restored_options
 from snapvol.service.catalog import Entry
@@ -36,9 +36,13 @@ class Description:
         if transfer.as_image(entry.backend) and transfer.image is not None:
             options["fs"] = transfer.image.filesystem
         limit = entry.backend.usage(volume).limit if entry.backend.features.filesystems else None
-        fitting = restored_options.fitting(options, asked, found, limit, as_image=transfer.as_image(entry.backend))
+        fitting = restored_options.fitting(
+            options, asked, found, limit, entry.pool.kind, as_image=transfer.as_image(entry.backend)
+        )
         for warning in (*warnings, *restored_options.enlarged(options, fitting)):
             run.warn(warning)
+        if transfer.as_image(entry.backend) and transfer.image is not None and "size" in asked:
+            _refuse_smaller(entry, asked["size"], transfer.image.size)
         options = self._resized(run, entry, fitting)
         labels = (meta.labels if meta is not None else {}) | volume.labels
         self._context.catalog.change(volume.id, options=options, labels=labels, parent=found.backup.id)
@@ -46,11 +50,28 @@ class Description:
         if (labels or given) and self._docker.adopt(volume.name, labels, given) is False:
             run.warn(f"Docker knew volume '{volume.name}' already, and keeps the labels that it has")
         entry = self._context.catalog.by_id(volume.id) or entry
-        if transfer.image is None and volume_options.of_storage(options, entry.backend):
-            # The storage's own options work on what is written after them: begin with a root that has them.
-            entry.backend.stage(entry.volume)
-            entry.backend.adopt_stage(entry.volume)
-        return entry
+        if transfer.as_image(entry.backend) or not volume_options.of_storage(options, entry.backend):
+            return entry
+        return self._prepared(run, entry, asked, adopt=transfer.image is None)
+
+    def _prepared(self, run: Run, entry: Entry, asked: Mapping[str, str], *, adopt: bool) -> Entry:
+        """Begin with a root that has the storage's own options: they work on what is written after them."""
+        backend, volume = entry.backend, entry.volume
+        try:
+            backend.stage(volume)
+        except (UsageError, Unsupported) as error:
+            own = volume_options.of_storage(volume.options, backend)
+            dropped = [key for key in own if key not in asked and key not in entry.pool.defaults]
+            if not dropped:
+                raise
+            said = ", ".join(f"{key}={volume.options[key]}" for key in dropped)
+            run.warn(f"option {said} of the backup was not restored: {error.message}")
+            options = {key: value for key, value in volume.options.items() if key not in dropped}
+            volume = self._context.catalog.change(volume.id, options=options)
+            backend.stage(volume)
+        if adopt:
+            backend.adopt_stage(volume)
+        return self._context.catalog.by_id(volume.id) or entry
 
     def note_filesystem(self, entry: Entry, transfer: Transfer) -> None:
         """Record which filesystem a volume has now that an image has become its contents."""
@@ -71,3 +92,12 @@ class Description:
             run.warn(f"size={size} of the backup was not restored: {error.message}")
             return {key: value for key, value in options.items() if key != "size"}
         return options
+
+
+def _refuse_smaller(entry: Entry, asked: str, image: int) -> None:
+    if units.size(asked) < image:
+        least = volume_options.spelled_size(image)
+        raise Refused(
+            f"volume '{entry.volume.name}' was asked for with size={asked}, the image in the backup has {least}",
+            f"remove it, snapvol rm {entry.volume.name}, and create it without a size, or with size={least} or more",
+        )

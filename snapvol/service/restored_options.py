@@ -54,7 +54,7 @@ def merge(
 
 
 def fitting(
-    options: Mapping[str, str], asked: Mapping[str, str], found: Found, limit: int | None, *, as_image: bool
+    options: Mapping[str, str], asked: Mapping[str, str], found: Found, limit: int | None, kind: str, *, as_image: bool
 ) -> dict[str, str]:
     """Return the options with a size into which the contents fit, where a volume is no larger than its size.
 
@@ -63,18 +63,22 @@ def fitting(
         asked: those that were asked for: a size among them stays.
         found: the backup.
         limit: the volume's present size in bytes; None where storage has no filesystem of its own for each volume.
+        kind: the pool's kind of storage: from the same one, the size that the volume had is right.
         as_image: the backup's image becomes the contents as it is.
     """
     if limit is None or "size" in asked:
         return dict(options)
     meta = found.meta
+    present = units.size(options["size"]) if "size" in options else limit
     if as_image and meta is not None and meta.image is not None:
         least = meta.image.size
+    elif meta is not None and meta.backend == kind and "size" in options:
+        least = present
     else:
         used = (meta.used if meta is not None else None) or 0
         files = found.backup.size or 0 if found.backup.kind == BackupKind.FILES else 0
-        least = _rounded_up(max(used, files) * 3 // 2)
-    present = units.size(options["size"]) if "size" in options else limit
+        least = max(used, files) * 3 // 2  # a filesystem takes some of it for itself
+        least = _rounded_up(least) if least > present else present
     return {**options, "size": volume_options.spelled_size(least)} if least > present else dict(options)
 
 

@@ -94,13 +94,16 @@ def test_T37_docker_that_knew_the_volume_already_is_told_as_a_warning(
     assert any("Docker knew volume 'web2' already" in line for line in job.warnings)
 
 
-def found(kind: str = "files", *, size: int = 0, used: int | None = None, image: int | None = None) -> Found:
+def found(
+    kind: str = "files", *, size: int = 0, used: int | None = None, image: int | None = None, backend: str = "zfs"
+) -> Found:
     meta = VolumeMeta(
         id="i",
         name="web",
         created=now(),
         taken=now(),
         used=used,
+        backend=backend,
         image=ImageMeta(size=image, filesystem="ext4", chunk=1 << 20) if image else None,
     )
     return Found(backup=BackupInfo(id="b", time=now(), repository="default", kind=kind, size=size), meta=meta)
@@ -114,6 +117,7 @@ def found(kind: str = "files", *, size: int = 0, used: int | None = None, image:
         ({}, {}, found(size=8 * GIB), 10 * GIB, False, "12G"),
         ({}, {}, found(size=1, used=7 * GIB), 10 * GIB, False, "11G"),
         ({"size": "1G"}, {}, found(size=GIB), 10 * GIB, False, "2G"),  # a quota has no overhead, a filesystem has
+        ({"size": "1G"}, {}, found(size=GIB, backend="lvm"), 10 * GIB, False, "1G"),
         ({"size": "20G"}, {}, found(size=8 * GIB), 10 * GIB, False, "20G"),
         ({"size": "1G"}, {"size": "1G"}, found(size=8 * GIB), 10 * GIB, False, "1G"),
         ({}, {}, found("image", size=10 * GIB, image=10 * GIB), 10 * GIB, True, None),
@@ -124,7 +128,7 @@ def found(kind: str = "files", *, size: int = 0, used: int | None = None, image:
 def test_a_volume_gets_a_size_into_which_its_contents_fit(
     options: dict[str, str], asked: dict[str, str], backup: Found, limit: int | None, as_image: bool, size: str | None
 ) -> None:
-    fitting = restored_options.fitting(options, asked, backup, limit, as_image=as_image)
+    fitting = restored_options.fitting(options, asked, backup, limit, "lvm", as_image=as_image)
     assert fitting.get("size") == size
     changed = size != options.get("size")
     assert list(restored_options.enlarged(options, fitting)) == (
