@@ -13,6 +13,7 @@ import pytest
 
 from snapvol.model import new_id
 from support import storage
+from support.disks import drop
 from support.storage import TREES, VARIANTS, Pool, Variant, parameters
 
 
@@ -57,13 +58,19 @@ def opening(place: Path, filesystem: Callable[[str], Path]) -> Callable[[Variant
 
 def opened(variant: Variant, opening: Callable[[Variant], Pool]) -> Iterator[Pool]:
     pool = opening(variant)
-    yield pool
-    pool.reopen()
-    assert pool.leaks() == []
-    pool.clear()
-    assert pool.leaks() == []
-    assert pool.subvolumes() == []
-    pool.backend.close()
+    try:
+        yield pool
+        pool.reopen()
+        assert pool.leaks() == []
+        pool.clear()
+        assert pool.leaks() == []
+        assert pool.subvolumes() == []
+    except BaseException:
+        if variant.backend == "zfs":  # so that one failure does not become that of all tests after it
+            drop(pool.settings)
+        raise
+    finally:
+        pool.backend.close()
 
 
 @pytest.fixture(params=parameters(VARIANTS))
