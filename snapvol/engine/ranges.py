@@ -54,7 +54,7 @@ def gaps(covered: Iterable[Span], start: int, end: int) -> list[Span]:
     """Return what spans leave free between ``start`` and ``end``."""
     free = []
     for first, last in covered:
-        if first > start:
+        if start < min(first, end):
             free.append((start, min(first, end)))
         start = max(start, last)
         if start >= end:
