@@ -69,7 +69,7 @@ def within(covered: Sequence[Span], start: int, end: int) -> list[Span]:
     found = []
     for at in range(bisect_right(covered, start, key=lambda span: span[1]), len(covered)):
         first, last = covered[at]
-        if first >= end:
+        if max(first, start) >= end:
             break
         found.append((max(first, start), min(last, end)))
     return found
