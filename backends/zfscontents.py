@@ -12,7 +12,7 @@ from snapvol.backends.ownership import Ownership
 from snapvol.backends.removal import refuse_mounted
 from snapvol.backends.zfsfamily import Dataset, Family, Point
 from snapvol.backends.zfsrecords import Record, Role
-from snapvol.backends.zfsstate import log, same
+from snapvol.backends.zfsstate import same
 from snapvol.backends.zfstool import pairs
 from snapvol.backends.zfsvolumes import ZfsVolumes
 from snapvol.errors import NotFound, SnapvolError, UsageError
@@ -60,7 +60,7 @@ class ZfsContents(ZfsVolumes):
         try:
             self._tool.change(what, "clone", *pairs(carried | zfsrecords.properties(fresh)), source, name)
         except SnapvolError:
-            self._undone(what, lambda: self._tool.change(what, "rename", aside, old.name))
+            self._attempt(lambda: self._tool.change(what, "rename", aside, old.name))
             raise
         self._remember(family, family.volume, name, aside)
         self._promote(dataset, name)
@@ -68,19 +68,13 @@ class ZfsContents(ZfsVolumes):
         self._clear_history(family, [it for it, was in left.items() if not _keeps(was, dataset, point)])
         return name
 
-    def _aside(self, family: Family) -> str:
-        return self._parent.below(zfsnames.hidden(family.volume.id, family.record.generation))
-
     def _promote(self, dataset: Dataset, name: str) -> None:
         """Let the older snapshots follow, so that other programs find them, and the base of their transfers, too.
 
         With encryption that would unload the key, and a name helps nobody who has no key.
         """
         if dataset.key == "-":
-            try:
-                self._tool.change(f"{name} cannot be promoted", "promote", name)
-            except SnapvolError as error:
-                log.warning("pool '%s': %s", self.pool, error)
+            self._attempt(lambda: self._tool.change(f"{name} cannot be promoted", "promote", name))
 
     def _clear_history(self, family: Family, names: list[str]) -> None:
         """Remove earlier contents of which no snapshot is left."""
@@ -146,7 +140,7 @@ class ZfsContents(ZfsVolumes):
         if name != staged:
             steps.insert(0, lambda: self._tool.change(what, "rename", name, staged))
             self._staged[volume.id] = staged
-        self._undone(what, *steps)
+        self._attempt(*steps)
 
     def discard_stage(self, volume: Volume) -> None:
         """See `Backend.discard_stage`."""

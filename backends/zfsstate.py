@@ -108,20 +108,25 @@ class ZfsPool(Backend):
             except SnapvolError as error:
                 log.warning("pool '%s': %s", self.pool, error)
 
-    def _sweep(self, *names: str, known: Sequence[Dataset] = (), spare: bool = False) -> None:
+    def _sweep(self, *names: str, known: Sequence[Dataset] = (), spare: bool = False) -> bool:
         """Remove datasets that nobody sees any more; what cannot be removed now waits for the next `open`.
 
         Args:
             names: the datasets.
             known: see `zfsgarbage.destroy`.
             spare: likewise.
+
+        Returns:
+            Whether all could be removed.
         """
         if not names:
-            return
+            return True
         try:
             zfsgarbage.destroy(self._tool, names, f"{names[0]} cannot be removed", known=known, spare=spare)
         except SnapvolError as error:
             log.warning("pool '%s': %s", self.pool, error)
+            return False
+        return True
 
     # -- listing ------------------------------------------------------------------------------------------------
 
@@ -290,16 +295,20 @@ class ZfsPool(Backend):
         """See `Backend.mountpoint`."""
         return self._mountpoints.of(volume.name)
 
+    def _aside(self, family: Family) -> str:
+        """Return what the dataset with the present contents is called once it has made way."""
+        return self._parent.below(zfsnames.hidden(family.volume.id, family.record.generation))
+
     def _private_point(self, volume: Volume) -> Path:
         return self._mountpoints.directory / PRIVATE / volume.id
 
-    def _undone(self, what: str, *undo: Callable[[], None]) -> None:
-        """Take steps back after a failure; what cannot be taken back is left for the next `open`."""
-        for step in undo:
+    def _attempt(self, *steps: Callable[[], None]) -> None:
+        """Tidy up as far as possible, such as after a failure; what is left waits for the next `open`."""
+        for step in steps:
             try:
                 step()
             except SnapvolError as error:
-                log.warning("pool '%s': %s, and it cannot be undone: %s", self.pool, what, error)
+                log.warning("pool '%s': %s", self.pool, error)
 
 
 def _known(family: Family) -> Known:

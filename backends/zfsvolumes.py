@@ -130,7 +130,7 @@ class ZfsVolumes(ZfsPool):
         try:
             self._record(new, record, what)
         except SnapvolError:
-            self._undone(what, lambda: self._tool.change(what, "rename", new, old))
+            self._attempt(lambda: self._tool.change(what, "rename", new, old))
             raise
         self._remember(family, moved, new)
         return moved
@@ -180,7 +180,10 @@ class ZfsVolumes(ZfsPool):
             # The present contents first: from then on the volume is gone, and `open` would remove the rest.
             gone = zfsrecords.properties(replace(family.record, role=Role.GONE))
             self._tool.change(what, "set", *(f"{name}={value}" for name, value in gone.items()), *names)
-            self._sweep(*names, known=family.datasets)
+            aside = self._aside(family)
+            if not self._sweep(*names, known=family.datasets) and names[0] != aside:
+                # Something still has it open. Its name at least is free.
+                self._attempt(lambda: self._tool.change(what, "rename", names[0], aside))
         self._known.pop(volume.id, None)
 
     def _refuse_held(self, family: Family, points: list[Point], kind: type[Refused], what: str) -> None:

@@ -50,6 +50,8 @@ class FakeZfs:
     Attributes:
         calls: the arguments of each run, in order.
         limit: how many more runs that change something are done; the next ones raise `Killed`.
+        read_only: the zpool is imported so.
+        busy: file systems that something has open.
     """
 
     def __init__(self) -> None:
@@ -57,6 +59,7 @@ class FakeZfs:
         self.calls: list[tuple[str, ...]] = []
         self.limit: int | None = None
         self.read_only = False
+        self.busy: set[str] = set()
         self._numbers = count(10)
 
     # -- for tests ----------------------------------------------------------------------------------------------
@@ -203,6 +206,8 @@ class FakeZfs:
 
     def _destroy_dataset(self, name: str) -> None:
         dataset = self._dataset(name)
+        if name in self.busy:
+            raise self._failed(f"cannot destroy '{name}': dataset is busy")
         if dataset.points or any(other.startswith(f"{name}/") for other in self.datasets):
             raise self._failed(f"cannot destroy '{name}': filesystem has children")
         del self.datasets[name]

@@ -11,13 +11,14 @@ import pytest
 from msgspec.structs import replace
 
 from snapvol import shell
-from snapvol.backends import removal, zfspool, zfsstate
+from snapvol.backends import removal, zfspool, zfsstate, zfstool
 from snapvol.backends.claim import Claim
 from snapvol.backends.mountpoints import Mountpoints
 from snapvol.backends.ownership import Ownership
 from snapvol.backends.zfs import Zfs
 from snapvol.errors import (
     AlreadyExists,
+    InUse,
     NoSpace,
     NotFound,
     NotReady,
@@ -569,6 +570,23 @@ def test_holds_are_listed_as_they_came(pool: Pool) -> None:
     for tag in tags:
         pool.backend.release(snapshot, tag)
     pool.backend.destroy_snapshot(snapshot)
+
+
+def test_what_something_still_has_open_is_destroyed_later_and_its_name_is_free(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(zfstool, "_PAUSES", (0.0, 0.0))
+    web, other = pool.make("web"), pool.make("other")
+    pool.snapshot(web, "s1")
+    pool.zfs.busy |= {f"{P}/web", f"{P}/other"}
+    with pytest.raises(InUse, match=r"volume 'other' cannot be removed: .*is busy"):
+        pool.backend.destroy(other)
+    pool.backend.destroy(web)
+    assert pool.backend.volumes() == [other]
+    again = pool.make("web")
+    pool.zfs.busy.clear()
+    assert pool.reopen().volumes() == [other, again]
+    assert pool.zfs.names() == [P, f"{P}/other", f"{P}/web"]
 
 
 # -- kills ------------------------------------------------------------------------------------------------------
