@@ -143,7 +143,7 @@ def snapshot_properties(record: SnapshotRecord) -> dict[str, str]:
         UsageError: it is too long.
     """
     text = msgspec.json.encode(record).decode()
-    if len(text) > _PART:
+    if len(text.encode()) > 4 * _PART:
         raise UsageError(f"the message of snapshot '{record.name}' has {len(record.message)} characters", "shorten it")
     return {SNAPSHOT: text}
 

@@ -739,3 +739,12 @@ def test_going_back_to_more_than_the_size_is_possible(pool: Pool) -> None:
     pool.zfs.datasets[f"{P}/web"].properties["refquota"] = "24000"
     pool.backend.rollback(web, first)
     assert pool.backend.usage(web).limit == 24576
+
+
+@pytest.mark.parametrize("message", ["\n" * 1000, "ü" * 1000, "\U0001f600" * 1000, '"' * 1000])
+def test_a_long_message_is_kept(pool: Pool, message: str) -> None:
+    web = pool.make()
+    made = pool.backend.snapshot([web], "s1", message=message)
+    assert pool.fresh().snapshots(web) == list(made)
+    with pytest.raises(UsageError, match="shorten it"):
+        pool.backend.snapshot([web], "s2", message="x" * 9000)
