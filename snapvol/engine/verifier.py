@@ -23,7 +23,7 @@ class VerifyResult(Struct, frozen=True, kw_only=True):
 
     Attributes:
         id: the backup's full id.
-        files: files in it.
+        files: files in it; an image is one.
         dirs: directories in it.
         bytes: bytes of all files, holes included.
         blobs: different pieces that were read.
@@ -89,6 +89,7 @@ class _Check:
             self._name_files(image is not None)
         if image is not None:
             self._name_parts(image)
+            self._files, self._dirs, self._bytes = 1, 0, image.size  # as people know it, not as it is stored
         return VerifyResult(
             id=identity,
             files=self._files,

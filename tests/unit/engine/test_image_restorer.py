@@ -282,7 +282,7 @@ def test_an_image_is_one_file_however_it_is_stored(bench: Bench, disk: Disk, bac
     assert select(bench.repository, "disk").kind == "image"
     result = verify(bench.repository, backup, Silent())
     assert result.ok
-    assert result.bytes > 20 * M
+    assert (result.files, result.dirs, result.bytes) == (1, 0, 20 * M)
 
 
 # -- T44: made to do harm ---------------------------------------------------------------------------------------------
