@@ -30,6 +30,12 @@ def _remark(backup: BackupInfo) -> str:
     return "" if backup.volume is not None else f"not made by snapvol: {' '.join(backup.tags)}".rstrip(": ")
 
 
+def _files(backup: BackupInfo) -> str:
+    if backup.kind == "image":
+        return "image"
+    return "-" if backup.files is None else str(backup.files)
+
+
 BACKUP_COLUMNS = (
     Column[BackupInfo]("ID", lambda backup: backup.id[:8]),
     Column[BackupInfo]("VOLUME", lambda backup: backup.volume or "-"),
@@ -38,7 +44,7 @@ BACKUP_COLUMNS = (
     Column[BackupInfo]("HOST", lambda backup: backup.host),
     Column[BackupInfo]("REPOSITORY", lambda backup: backup.repository),
     Column[BackupInfo]("SIZE", lambda backup: output.size(backup.size), right=True),
-    Column[BackupInfo]("FILES", lambda backup: "-" if backup.files is None else str(backup.files), right=True),
+    Column[BackupInfo]("FILES", _files, right=True),
     Column[BackupInfo]("", _remark),
 )
 

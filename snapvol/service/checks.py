@@ -37,7 +37,7 @@ _TOOLS = {
     ),
     "zfs": (("zfs", "version", "apt-get install zfsutils-linux"),),
 }
-_FILESYSTEMS = {"btrfs": ("btrfs",), "lvm": ("ext4",), "zfs": ("zfs",)}
+_FILESYSTEMS = {"btrfs": "btrfs", "zfs": "zfs"}
 
 
 def _ok(subject: str, message: str) -> Finding:
@@ -74,9 +74,9 @@ def kernel(settings: Settings) -> Iterator[Finding]:
         yield _ok("kernel", f"Linux {os.uname().release}, mounts can be read")
     known = Path("/proc/filesystems").read_text(encoding="ascii", errors="replace").split()
     for kind in sorted({pool.backend for pool in settings.pools.values()}):
-        for wanted in _FILESYSTEMS.get(kind, ()):
-            if wanted not in known:
-                yield _error("kernel", f"it does not know {wanted}", f"modprobe {wanted}")
+        wanted = _FILESYSTEMS.get(kind)
+        if wanted is not None and wanted not in known:
+            yield _error("kernel", f"it does not know {wanted}", f"modprobe {wanted}")
 
 
 def sockets(settings: Settings) -> Iterator[Finding]:

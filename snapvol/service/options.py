@@ -112,10 +112,8 @@ def check_features(options: Mapping[str, str], features: Features, pool: str, ki
         if features.filesystems:
             raise Unsupported(f"option 'fs': {what} makes {' or '.join(features.filesystems)}")
         raise Unsupported(f"option 'fs': {what} makes no filesystems of its own", "leave 'fs' out")
-    if "backup.chunk" in options and (
-        "image" not in features.backup_kinds or options.get("backup.kind", features.backup_kinds[0]) != "image"
-    ):
-        raise Unsupported(f"option 'backup.chunk': {what} makes no image backups of this volume", "leave it out")
+    if "backup.chunk" in options and "image" not in features.backup_kinds:
+        raise Unsupported(f"option 'backup.chunk': {what} has no image backups", "leave it out")
     if "backup.kind" in options and options["backup.kind"] not in features.backup_kinds:
         offered = " or ".join(f"backup.kind={word}" for word in features.backup_kinds)
         raise Unsupported(f"option 'backup.kind': {what} has no {options['backup.kind']} backups", f"write {offered}")

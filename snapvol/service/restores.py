@@ -231,5 +231,7 @@ def _relative(path: str) -> str:
 def _words(found: Found) -> str:
     backup = found.backup
     figures = [f"{backup.files} files in all"] if backup.files is not None else []
+    if found.meta is not None and found.meta.image is not None:
+        figures = [f"the image of a block device of {found.meta.image.size >> 20} MiB"]
     made = f"from backup {backup.id[:8]} of {backup.time:%Y-%m-%d %H:%M %Z}, made on host {backup.host or 'unknown'}"
     return ", ".join([made, *figures])

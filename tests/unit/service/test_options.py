@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 
 from snapvol import units
 from snapvol.backends import BACKENDS
-from snapvol.errors import SettingsError, SnapvolError, UsageError
+from snapvol.errors import SettingsError, SnapvolError, Unsupported, UsageError
 from snapvol.service import options
 from snapvol.service.pools import configured
 from snapvol.settings import Settings
-from support.service import settings_for
+from support.memory import Memory
+from support.service import KINDS, settings_for
 
 TEXT = """
 [daemon]
@@ -178,3 +179,19 @@ def test_an_unknown_backend_is_refused_with_the_nearest(tmp_path: Path) -> None:
     settings = settings_for(tmp_path, '[pools.default]\nbackend = "directoy"\n')
     with pytest.raises(SettingsError, match=r"there is no backend 'directoy'; did you mean 'directory'\?"):
         configured(settings, BACKENDS)
+
+
+@pytest.mark.parametrize(("written", "spelled"), [("64K", "64K"), ("1048576", "1M"), ("4MiB", "4M")])
+def test_a_chunk_is_a_power_of_two(settings: Settings, written: str, spelled: str) -> None:
+    assert options.read({"backup.chunk": written}, settings, KINDS, "imaged") == {"backup.chunk": spelled}
+
+
+@pytest.mark.parametrize("written", ["32K", "8M", "96K", "1", "0", "big"])
+def test_T16_another_chunk_is_refused(settings: Settings, written: str) -> None:
+    with pytest.raises(UsageError, match=r"option 'backup\.chunk': "):
+        options.read({"backup.chunk": written}, settings, KINDS, "imaged")
+
+
+def test_a_chunk_is_for_pools_with_images() -> None:
+    with pytest.raises(Unsupported, match="has no image backups"):
+        options.check_features({"backup.chunk": "64K"}, Memory().features, "default", "memory")
