@@ -9,9 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from snapvol import mountinfo
 from snapvol.mountinfo import Location, Mount, Mounts, Namespace
 from snapvol.service.kernel import Proc, Site
-from support.process import run
+from support.filesystems import mounted
+from support.process import Server, run, wait_until
 
 paths = st.lists(st.sampled_from(["a", "aa", "a0", "a!", "b"]), max_size=3).map(
     lambda parts: PurePosixPath("/", *parts)
@@ -72,3 +74,27 @@ def test_a_bind_mount_is_a_user_and_is_named_t3(tmp_path: Path) -> None:
         run("umount", target)
     assert Proc().users(Site(path=vol10)) == []
     assert os.listdir(vol10) == []
+
+
+@pytest.mark.root
+def test_T9_T13_a_file_system_of_its_own_is_used_where_it_is_mounted_elsewhere(tmp_path: Path) -> None:
+    elsewhere, log = tmp_path / "elsewhere", tmp_path / "log"
+    elsewhere.mkdir()
+    with mounted("ext4", tmp_path, 64 << 20) as point:
+        (mount,) = {mount.device for mount in mountinfo.own() if mount.mountpoint == PurePosixPath(point)}
+        site = Site(path=point, sources=(mount,))
+        follower = Server(["unshare", "--mount", "--propagation", "slave", "sleep", "100"], log)
+        try:
+            wait_until(lambda: os.stat(f"/proc/{follower.pid}/ns/mnt").st_ino != os.stat("/proc/self/ns/mnt").st_ino)
+            assert Proc().users(site) == []  # its copy goes with ours
+            assert Proc().survey({"a": site, "b": Site(path=elsewhere)}).mounted == {"a"}
+            run("mount", "--bind", point, elsewhere)
+            assert Proc().users(site) == [f"the mount at {elsewhere}"]
+            run("umount", point)
+            assert Proc().users(site) == [f"the mount at {elsewhere}"]
+            run("umount", elsewhere)
+            assert Proc().users(site) == []
+            assert os.listdir(point) == []
+        finally:
+            follower.kill_9()
+            run("mount", "-o", "loop", tmp_path / "ext4.img", point)
