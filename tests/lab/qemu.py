@@ -28,6 +28,8 @@ class Qemu(Guest):
         run("truncate", f"--size={_SCRATCH}", scratch)
         run("mkfs.ext4", "-q", "-F", "-m", "0", "-O", "^has_journal", "-E", "nodiscard", scratch)
         memory = f"{self.memory >> 20}M"
+        # Saves 15 %: what was translated for a program fits its next run best at the same addresses.
+        quick = ["mitigations=off", "nokaslr", "norandmaps"]
         words = [f"LAB_TREE={TREE}", f"LAB_PLACE={self.place}", f"LAB_KERNEL={kernel}"]
         devices = [*self._share("host", Path("/"), "cache=always"), *self._share("place", self.place, "cache=none")]
         self._serve(
@@ -38,7 +40,7 @@ class Qemu(Guest):
             *("-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"),
             *(word for disk in (scratch, *self.disks) for word in _disk(disk)),
             *("-kernel", kernel / "vmlinuz", "-initrd", kernel / "initramfs"),
-            *("-append", " ".join(["console=ttyS0", "quiet", "loglevel=3", "panic=-1", *words])),
+            *("-append", " ".join(["console=ttyS0", "quiet", "loglevel=3", "panic=-1", *quick, *words])),
         )
 
     def _share(self, tag: str, directory: Path, cache: str) -> tuple[str, ...]:
