@@ -96,9 +96,9 @@ class Parent:
             PoolUnavailable: it is not there, is another one, is somebody else's dataset, or cannot be written.
             SettingsError: it is no file system.
         """
+        self.check()
         self._claim.take()
         self._tool.descriptor = self._claim.descriptor
-        self.check()
         self._refuse_read_only()
         properties = self._look()
         marker = None if properties is None else self._marker(properties)
