@@ -48,6 +48,11 @@ def restore(service: Service, backup: str, **how: Any) -> JobInfo:
     return service.jobs.wait(job.id, SECONDS)
 
 
+def created(service: Service, name: str, **options: str) -> JobInfo:
+    info = service.create_volume(name, options)
+    return service.jobs.wait(str(info.job), SECONDS)
+
+
 class Pause:
     """Holds each worker of a job at its beginning, from the ``skip``-th on, until it is told to go on."""
 

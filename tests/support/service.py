@@ -109,3 +109,10 @@ def imaged_service(root: Path, kernel: FakeKernel | None = None) -> Service:
     service = Service(settings_for(root, written), kinds={**BACKENDS, **KINDS}, kernel=kernel or FakeKernel())
     service.start()
     return service
+
+
+def imaged_pool(service: Service) -> Imaged:
+    """Return the pool of `imaged_service` whose volumes are block devices."""
+    backend = service._context.catalog.pools["default"].backend
+    assert isinstance(backend, Imaged)
+    return backend

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from snapvol.service.service import Service
-from support.service import FakeKernel, directory_service, memory_service
+from support.quick import initialise
+from support.service import FakeKernel, directory_service, imaged_service, memory_service
 
 
 @pytest.fixture
@@ -28,5 +29,14 @@ def service(tmp_path: Path, kernel: FakeKernel) -> Iterator[Service]:
 def on_disk(tmp_path: Path, kernel: FakeKernel) -> Iterator[Service]:
     """A service over directories in ``tmp_path``."""
     made = directory_service(tmp_path, kernel)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def imaged(tmp_path: Path, kernel: FakeKernel) -> Iterator[Service]:
+    """A service over volumes that are block devices, with a repository, and a pool ``trees`` of directories."""
+    made = imaged_service(tmp_path / "root", kernel)
+    initialise(made.settings, "default")
     yield made
     made.close()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,29 +16,20 @@ from snapvol.service.job import Run
 from snapvol.service.service import Service
 from support.imaged import BLOCK, Imaged
 from support.quick import initialise
-from support.service import imaged_service
+from support.service import imaged_pool, imaged_service
 
 SECONDS = 60.0
 BIG = 4 << 20
 
 
 @pytest.fixture
-def service(tmp_path: Path) -> Iterator[Service]:
-    made = imaged_service(tmp_path / "root")
-    initialise(made.settings, "default")
-    fill(made, "web", size=BIG)
-    yield made
-    made.close()
-
-
-def pool(service: Service) -> Imaged:
-    backend = service._context.catalog.pools["default"].backend
-    assert isinstance(backend, Imaged)
-    return backend
+def service(imaged: Service) -> Service:
+    fill(imaged, "web", size=BIG)
+    return imaged
 
 
 def data(service: Service, name: str) -> Path:
-    return pool(service)._data(service.volume(name).id)
+    return imaged_pool(service)._data(service.volume(name).id)
 
 
 def fill(service: Service, name: str, size: int = 4096, **options: str) -> None:
@@ -207,7 +198,7 @@ def test_T17_a_base_is_no_obstacle_to_removal_and_comes_back_from_the_trash(serv
     fill(service, "web")
     done(service)
     service.remove_volume("web", permanent=True)
-    assert pool(service)._volumes == {}
+    assert imaged_pool(service)._volumes == {}
 
 
 def test_T18_a_hold_of_somebody_else_is_an_obstacle_and_the_command_names_its_tag(service: Service) -> None:
@@ -268,7 +259,7 @@ def test_T28_killed_at_any_step_there_is_always_a_base_and_never_a_pile(
         with monkeypatch.context() as patch:
             died = dying(patch, step)
             back_up(service)
-            left = pool(service)._snapshots[service.volume("web").id]
+            left = imaged_pool(service)._snapshots[service.volume("web").id]
             assert [snapshot for snapshot in left if "base-default" in snapshot.holds]
             service.close()
         service = imaged_service(root)
@@ -309,4 +300,4 @@ def test_Docker_mounts_and_unmounts_while_an_image_is_read(service: Service, mon
 
     monkeypatch.setattr(Run, "perform", between)
     done(service)
-    assert not pool(service).is_mounted(service._context.catalog.get("web").volume)
+    assert not imaged_pool(service).is_mounted(service._context.catalog.get("web").volume)
