@@ -3,17 +3,17 @@ SHELL := /bin/bash
 PYTEST := .venv/bin/pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint test-unit test-contract test-e2e bench install clean
+.PHONY: help demo test lint test-unit test-contract test-e2e test-lvm test-zfs bench install
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9 -]+:.*## / { printf "make %-18s %s\n", $$1, $$2 }' Makefile
 
 demo: ## learn snapvol in a minute: volume, snapshot, backup, loss, restore (no Docker, no S3)
 	@packaging/vm/packages python
 	@packaging/vm/venv .venv
 	@packaging/demo/run .venv/bin/snapvol
 
-test: lint test-unit test-contract test-e2e ## everything that CI runs
+test: lint test-unit test-contract test-e2e test-lvm test-zfs ## everything that CI runs
 
 lint: ## style, types, layers, units and shell scripts
 	@packaging/vm/packages python lint
@@ -35,6 +35,14 @@ test-e2e: ## real Docker, Podman, Ceph RGW and restic (root)
 	@packaging/vm/venv .venv dev
 	$(PYTEST) tests/e2e
 
+test-lvm test-zfs: ## contract, Docker, restores and power cuts over LVM or ZFS, in a guest (root)
+	@packaging/vm/packages python storage judge containers postgres lvm $(GUEST_OF_$@)
+	@packaging/vm/venv .venv dev
+	tests/guests/run $(@:test-%=%)
+
+GUEST_OF_test-lvm := uml
+GUEST_OF_test-zfs := qemu kernel
+
 bench: ## figures against restic and for plugin calls, ten minutes (root)
 	@packaging/vm/packages python judge
 	@packaging/vm/venv .venv dev
@@ -43,7 +51,3 @@ bench: ## figures against restic and for plugin calls, ten minutes (root)
 install: ## into /opt/snapvol, with the systemd units (root)
 	@packaging/vm/packages python
 	@packaging/vm/install
-
-clean: ## remove what the other targets made here
-	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
-	find . -name __pycache__ -type d -prune -exec rm -rf {} +
