@@ -7,10 +7,12 @@ from collections.abc import Mapping
 from snapvol.backend import Backend
 from snapvol.backends.btrfs import Btrfs
 from snapvol.backends.directory import Directory
+from snapvol.backends.lvm import Lvm
 from snapvol.backends.zfs import Zfs
 
 BACKENDS: Mapping[str, type[Backend]] = {
     "btrfs": Btrfs,
     "directory": Directory,
+    "lvm": Lvm,
     "zfs": Zfs,
 }

@@ -22,7 +22,7 @@ from snapvol.names import volume_name
 
 log = logging.getLogger(__name__)
 
-PRIVATE = ".private"  # no volume's name begins so
+PRIVATE = ".private"
 SNAPSHOTS = ".snapshots"
 _LAYERS = 16
 
@@ -123,18 +123,19 @@ class Mountpoints:
     def recover(self) -> None:
         """Unmount what killed processes had borrowed, and remove the directories on which nothing is mounted.
 
-        Mounted volumes stay mounted.
+        Mounted volumes stay mounted; everything in a directory whose name begins with a dot was borrowed or staged.
         """
         mounts = mountinfo.own()
-        for kind in (SNAPSHOTS, PRIVATE):
-            for point in _entries(self.directory / kind):
-                try:
-                    self.unmount(point)
-                except StorageFailed as error:
-                    log.warning("%s", error)
-        for point in _entries(self.directory):
-            if point.name in (SNAPSHOTS, PRIVATE) or self.found(point, mounts) is None:
-                _remove(point)
+        for directory in _entries(self.directory):
+            if directory.name.startswith("."):  # no volume's name does
+                for point in _entries(directory):
+                    try:
+                        self.unmount(point)
+                    except StorageFailed as error:
+                        log.warning("%s", error)
+                _remove(directory)
+            elif self.found(directory, mounts) is None:
+                _remove(directory)
 
     def _make(self, point: Path) -> None:
         # 0700: nobody but root gets at what containers left there with the set-user-id bit.

@@ -33,6 +33,11 @@ class Ownership(Struct, frozen=True, kw_only=True):
             mode=_number(volume, "mode", 8, 0o7777),
         )
 
+    @property
+    def any(self) -> bool:
+        """Whether there is any of them."""
+        return (self.uid, self.gid, self.mode) != (None, None, None)
+
     def give(self, root: Path, *, fresh: bool) -> None:
         """Apply them to ``root``; one that is not ``fresh`` keeps what no option names."""
         if self.uid is not None or self.gid is not None:

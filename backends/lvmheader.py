@@ -1,0 +1,109 @@
+"""A volume group's metadata as it is on its disks: whether it has changed, and what LVM has just made, in no time.
+
+LVM commits by writing the header of each metadata area, which says where the newest metadata is: its bytes differ after
+every commit. The metadata is text, as in /etc/lvm/backup, without indentation. See `struct mda_header` in LVM's
+lib/format_text/layout.h. Whatever is not as expected is for LVM's own programs to tell.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import re
+import struct
+from collections.abc import Sequence
+
+from msgspec import Struct
+
+_AT, _SIZE = 4096, 512
+_AREA = struct.Struct("<Q")  # its size; preceded by its start
+_PLACE = struct.Struct("<Q Q")  # of the metadata: offset in the area, and length
+_MAGIC = b" LVM2 x[5A%r0N*>"
+
+
+def read(devices: Sequence[str]) -> bytes | None:
+    """Return what changes with every change of the metadata; None where that cannot be told.
+
+    Args:
+        devices: the group's physical volumes.
+    """
+    found = b""
+    try:
+        for device in devices:
+            header = _sector(device)
+            if header[4 : 4 + len(_MAGIC)] == _MAGIC:
+                found += header
+    except OSError:
+        return None
+    return found or None
+
+
+class Made(Struct, frozen=True, kw_only=True):
+    """What LVM has given to a thin volume.
+
+    Attributes:
+        uuid: its identity.
+        thin_id: by which the thin pool knows it.
+        transaction_id: the pool's when it was made.
+    """
+
+    uuid: str
+    thin_id: int
+    transaction_id: int
+
+
+def made(devices: Sequence[str], name: str) -> Made | None:
+    """Return what the metadata says of a thin volume; None where that cannot be told.
+
+    Args:
+        devices: the group's physical volumes.
+        name: the logical volume's.
+    """
+    try:
+        text = _text(devices)
+    except OSError:
+        return None
+    found = re.findall(rf'\n{re.escape(name)} \{{\nid = "([\w-]{{38}})"\n(.*?)\n\}}\n\}}', text, re.DOTALL)
+    if len(found) != 1:
+        return None
+    uuid, rest = found[0]
+    numbers = {key: re.findall(rf"^{key} = (\d+)$", rest, re.MULTILINE) for key in ("device_id", "transaction_id")}
+    if any(len(values) != 1 for values in numbers.values()):
+        return None
+    return Made(uuid=uuid, thin_id=int(numbers["device_id"][0]), transaction_id=int(numbers["transaction_id"][0]))
+
+
+def _text(devices: Sequence[str]) -> str:
+    """Return the newest metadata that a disk has; empty where none has any."""
+    newest, text = 0, ""
+    for device in devices:
+        header = _sector(device)
+        if header[4 : 4 + len(_MAGIC)] != _MAGIC:
+            continue
+        area, offset, length = (*_AREA.unpack_from(header, 32), *_PLACE.unpack_from(header, 40))
+        begin = offset // _SIZE * _SIZE
+        if not 0 < offset <= area or length > area:
+            continue
+        raw = _read(device, _AT + begin, min(offset - begin + length, area - begin))[offset - begin :]
+        if len(raw) < length:  # it goes on behind the header
+            raw += _read(device, _AT + _SIZE, length - len(raw))
+        found = raw[:length].rstrip(b"\0").decode("ascii", "replace")
+        number = re.search(r"^seqno = (\d+)$", found, re.MULTILINE)
+        if number and int(number[1]) > newest:
+            newest, text = int(number[1]), found
+    return text
+
+
+def _sector(device: str) -> bytes:
+    return _read(device, _AT, _SIZE)
+
+
+def _read(device: str, offset: int, length: int) -> bytes:
+    # Past the page cache, which LVM does not write through; that takes an aligned buffer.
+    descriptor = os.open(device, os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC)
+    try:
+        with mmap.mmap(-1, -(-length // mmap.PAGESIZE) * mmap.PAGESIZE) as pages:
+            os.preadv(descriptor, [pages], offset)
+            return pages[:length]
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,321 @@
+"""Volumes as LVM thin volumes, each with a file system: their life, their mounts and their trash."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from pathlib import Path
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from snapvol.backend import Option
+from snapvol.backends import devicemapper, lvmfilesystem
+from snapvol.backends.failures import explained
+from snapvol.backends.lvmfilesystem import KINDS, MOUNT
+from snapvol.backends.lvminventory import Item, name_for
+from snapvol.backends.lvmpool import LvmPool
+from snapvol.backends.lvmreport import LogicalVolume
+from snapvol.backends.lvmtags import FRESH, GONE, Record, Role
+from snapvol.backends.ownership import Ownership
+from snapvol.errors import AlreadyExists, InUse, Refused, SnapvolError, Unsupported, UsageError
+from snapvol.model import Damage, Snapshot, Usage, Volume
+from snapvol.names import volume_name
+
+SIZE = 10 << 30  # bytes, where nobody says otherwise: thin, so that it takes what is written
+MKFS = Option(key="lvm.mkfs", help="words for mkfs.ext4 or mkfs.xfs, such as '-i 4096'")
+_PATIENCE, _PAUSE = 1.0, 0.05  # seconds
+STAGED = ".staged"  # below the pool's mountpoints
+
+
+class Wanted(Struct, frozen=True, kw_only=True):
+    """What a new file system is to be."""
+
+    filesystem: str
+    words: list[str]
+    owner: Ownership
+
+
+class LvmVolumes(LvmPool):
+    """Volumes. Which logical volume is a volume's contents, and all that is known of it, say the tags alone."""
+
+    options = (MKFS,)
+
+    def volumes(self) -> Sequence[Volume | Damage]:
+        """See `Backend.volumes`."""
+        return self._current().volumes(self.pool, trash=False)
+
+    def trashed(self) -> Sequence[Volume | Damage]:
+        """See `Backend.trashed`."""
+        return self._current().volumes(self.pool, trash=True)
+
+    # -- making -------------------------------------------------------------------------------------------------
+
+    def create(self, volume: Volume, *, size: int | None = None, source: Snapshot | None = None) -> None:
+        """See `Backend.create`."""
+        what = f"volume '{volume.name}' cannot be created"
+        volume_name(volume.id)
+        self._require_free(volume.name)
+        if source is not None:
+            self._clone(volume, size, self._find_snapshot(source), what)
+            return
+        wanted = self._wanted(volume, None)
+        self._require_room(what)
+        extents = self._rounded(SIZE if size is None else size)
+        lvmfilesystem.smallest(volume.name, wanted.filesystem, extents)
+        with explained(what):
+            lv = self._new(volume, Role.VOLUME, wanted, extents)
+            self._retag(lv, add=[], remove=[FRESH])
+
+    def _wanted(self, volume: Volume, origin: str | None) -> Wanted:
+        kind = volume.options.get("fs", origin or KINDS[0])
+        if kind not in KINDS:
+            raise UsageError(f"volume '{volume.name}': fs = '{kind}' is not valid", f"valid: {', '.join(KINDS)}")
+        text = volume.options.get(MKFS.key, "")
+        words = lvmfilesystem.check_words(volume.name, kind, text)
+        return Wanted(filesystem=kind, words=words, owner=Ownership.of(volume))
+
+    def _new(self, volume: Volume, role: Role, wanted: Wanted, size: int) -> LogicalVolume:
+        """Make an uncommitted logical volume with an empty file system."""
+        record = Record(role=role, filesystem=wanted.filesystem, volume=replace(volume, pool=""))
+        lv = self._blank(volume.name, record, size)
+        try:
+            lvmfilesystem.make(lv.path, wanted.filesystem, wanted.words)
+            with lvmfilesystem.mounted(lv.path, wanted.filesystem) as root:
+                lvmfilesystem.empty(root, wanted.owner)
+        except BaseException:
+            self._discard(lv)
+            raise
+        return lv
+
+    def _blank(self, name: str, record: Record, size: int) -> LogicalVolume:
+        """Make an uncommitted logical volume that is all zeros."""
+        words = ["--virtualsize", f"{size}b", "--thinpool", self._called, "--wipesignatures", "n"]
+        lv = self._create(name_for(self._group, name), size, *words, tags=self._tags(record, FRESH))
+        try:
+            self._active(lv)
+        except SnapvolError:
+            self._discard(lv)
+            raise
+        return lv
+
+    def _clone(self, volume: Volume, size: int | None, origin: Item, what: str) -> None:
+        assert origin.record is not None
+        kind = origin.record.filesystem
+        wanted = self._wanted(volume, kind)
+        if wanted.filesystem != kind:
+            raise UsageError(f"{what}: a clone has its origin's file system, {kind}", f"leave out fs, or set fs={kind}")
+        extents = origin.lv.lv_size if size is None else self._rounded(size)
+        if extents < origin.lv.lv_size:
+            raise Refused(f"{what}: its origin has {origin.lv.lv_size} bytes, more than {size}", "give a larger size")
+        self._require_room(what)
+        record = Record(role=Role.VOLUME, filesystem=kind, volume=replace(volume, pool=""))
+        with self._working(origin, what, volume.name):
+            lv = self._copy(origin, volume.name, record, FRESH)
+            try:
+                lv = self._extended(lv, extents)
+                self._prepare(lv, kind, wanted.owner, grown=extents > origin.lv.lv_size)
+                lvmfilesystem.renew_uuid(lv.path, kind)
+            except BaseException:
+                self._discard(lv)
+                raise
+            self._retag(lv, add=[], remove=[FRESH])
+
+    def _copy(self, origin: Item, name: str, record: Record, *marks: str) -> LogicalVolume:
+        """Make a writable thin snapshot."""
+        words = ["--snapshot", "--setactivationskip", "n", "--permission", "rw", f"{self._group}/{origin.lv.name}"]
+        lv = self._create(name_for(self._group, name), origin.lv.lv_size, *words, tags=self._tags(record, *marks))
+        self._active(lv)
+        return lv
+
+    @staticmethod
+    def _prepare(lv: LogicalVolume, kind: str, owner: Ownership, *, grown: bool) -> None:
+        """Make a copy ready to be changed by tools: replay its journal, grow it, give it to its owner."""
+        facts = lvmfilesystem.probe(lv.path)
+        if facts is None or facts.unclean or grown or owner.any:
+            with lvmfilesystem.mounted(lv.path, kind) as root:
+                if grown:
+                    lvmfilesystem.grow(root, kind, lv.lv_size)
+                lvmfilesystem.give(root, owner)
+
+    def _extended(self, lv: LogicalVolume, size: int) -> LogicalVolume:
+        if size <= lv.lv_size:
+            return lv
+        self._tools.change("lvextend", "--size", f"{size}b", f"{self._group}/{lv.name}")
+        lv = replace(lv, lv_size=size)
+        self._put(lv)
+        return lv
+
+    def _rounded(self, size: int) -> int:
+        """Return the size of a logical volume that holds ``size`` bytes."""
+        extent = self._usable(self._inventory()).vg_extent_size
+        return -(-max(size, 1) // extent) * extent
+
+    def _require_free(self, name: str) -> None:
+        volume_name(name)
+        for item in self._inventory().contents().values():
+            if item.volume.name == name and item.volume.deleted is None:
+                raise AlreadyExists(
+                    f"'{name}' exists in pool '{self.pool}' already ({item.lv.name})", "choose another name"
+                )
+
+    # -- metadata -----------------------------------------------------------------------------------------------
+
+    def record(self, volume: Volume) -> None:
+        """See `Backend.record`."""
+        item = self._find(volume)
+        with self._working(item, f"the metadata of volume '{volume.name}' cannot be written", volume.name):
+            self._describe(item, volume)
+
+    def _describe(self, item: Item, volume: Volume) -> None:
+        assert item.record is not None
+        self._rewrite(item, replace(item.record, volume=replace(volume, pool="")))
+
+    def rename(self, volume: Volume, name: str) -> Volume:
+        """See `Backend.rename`."""
+        return self._renamed(volume, name, f"volume '{volume.name}' cannot be renamed")
+
+    def trash(self, volume: Volume, when: datetime) -> None:
+        """See `Backend.trash`."""
+        item = self._find(volume)
+        what = f"volume '{volume.name}' cannot be moved to the trash"
+        with self._working(item, what, volume.name):
+            self._points.unmount(self.mountpoint(volume))
+            self._describe(item, replace(item.volume, deleted=when))
+
+    def undelete(self, volume: Volume, name: str) -> Volume:
+        """See `Backend.undelete`."""
+        return self._renamed(volume, name, f"volume '{volume.name}' cannot be brought back")
+
+    def _renamed(self, volume: Volume, name: str, what: str) -> Volume:
+        item = self._find(volume)
+        self._require_free(name)
+        renamed = replace(item.volume, name=name, deleted=None)
+        with self._working(item, what, volume.name):
+            self._points.unmount(self.mountpoint(volume))
+            self._describe(item, renamed)
+        with suppress(SnapvolError):  # for people who look at `lvs`: the tags have said it
+            self._relabel(volume, renamed)
+        return replace(renamed, pool=self.pool)
+
+    def _relabel(self, volume: Volume, renamed: Volume) -> None:
+        item = self._find(renamed)
+        if volume.name != renamed.name:
+            name = name_for(self._group, renamed.name)
+            self._tools.change("lvrename", f"{self._group}/{item.lv.name}", f"{self._group}/{name}")
+            self._put(replace(item.lv, name=name))
+
+    # -- size ---------------------------------------------------------------------------------------------------
+
+    def resize(self, volume: Volume, size: int) -> None:
+        """See `Backend.resize`."""
+        what = f"volume '{volume.name}' cannot be resized"
+        item = self._find(volume)
+        assert item.record is not None
+        wanted = self._rounded(size)
+        if wanted < item.lv.lv_size:
+            raise Unsupported(
+                f"{what}: it has {item.lv.lv_size} bytes, and LVM volumes cannot shrink to {size}",
+                f"create a smaller one and copy the contents, or restore a backup of files: -o backup={volume.name}",
+            )
+        with self._working(item, what, volume.name):
+            lv = self._extended(item.lv, wanted)
+            self._active(lv)
+            if lv.lv_size > item.lv.lv_size:
+                with lvmfilesystem.mounted(lv.path, item.record.filesystem) as root:
+                    lvmfilesystem.grow(root, item.record.filesystem, lv.lv_size)
+
+    def usage(self, volume: Volume) -> Usage:
+        """See `Backend.usage`: what the thin pool has mapped, which counts lag behind what files have given up."""
+        item = self._find(volume)
+        with self._working(item, f"volume '{volume.name}' cannot be measured", volume.name):
+            self._active(item.lv)
+            used = devicemapper.thin_used(item.lv.device)
+        return Usage(used=used or 0, limit=item.lv.lv_size)
+
+    # -- removing -----------------------------------------------------------------------------------------------
+
+    def destroy(self, volume: Volume) -> None:
+        """See `Backend.destroy`."""
+        what = f"volume '{volume.name}' cannot be removed"
+        item = self._find(volume)
+        inventory = self._inventory()
+        snapshots = inventory.snapshots(volume.id)
+        for snapshot in (it.snapshot(volume.name) for it in snapshots):
+            if snapshot.holds:
+                raise Refused(
+                    f"{what}: {snapshot.full_name} is held ({', '.join(snapshot.holds)})",
+                    f"snapvol release {snapshot.full_name}",
+                )
+        staged = inventory.staged(volume.id)
+        lvs = [it.lv for it in (item, *snapshots, *([staged] if staged else []))]
+        with self._working(item, what, volume.name), self._unmounted(item, what):
+            self._points.unmount(self._points.directory / STAGED / volume.id)
+            self._require_idle(lvs, what)
+            if len(lvs) > 1:
+                # From here on it is gone, whatever is killed: `open` goes on.
+                self._retag(item.lv, add=[GONE], remove=[])
+            self._remove(*lvs)
+
+    @staticmethod
+    def _require_idle(lvs: Sequence[LogicalVolume], what: str) -> None:
+        end = time.monotonic() + _PATIENCE
+        for lv in lvs:
+            while lv.number is not None and devicemapper.openers(lv.device):
+                if time.monotonic() > end:
+                    raise InUse(f"{what}: {lv.path} is in use", f"look at: findmnt -S {lv.path}; fuser -v {lv.path}")
+                time.sleep(_PAUSE)  # udev looks into devices for a moment
+
+    # -- mounting -----------------------------------------------------------------------------------------------
+
+    def mountpoint(self, volume: Volume) -> Path:
+        """See `Backend.mountpoint`."""
+        return self._points.of(volume.name)
+
+    def mount(self, volume: Volume) -> Path:
+        """See `Backend.mount`."""
+        item = self._find(volume)
+        with self._working(item, f"volume '{volume.name}' cannot be mounted", volume.name):
+            return self._mount(item)
+
+    def _mount(self, item: Item) -> Path:
+        assert item.record is not None
+        kind, point = item.record.filesystem, self.mountpoint(item.volume)
+        number = self._active(item.lv)
+        self._points.mount(point, str(item.lv.path), kind, MOUNT[kind], device=number)
+        return point
+
+    @contextmanager
+    def _unmounted(self, item: Item, what: str) -> Iterator[bool]:
+        """Take our own mount away while the context lasts; where it fails, everything is as before.
+
+        Yields:
+            Whether it was mounted.
+
+        Raises:
+            InUse: somebody else has it mounted.
+        """
+        point = self.mountpoint(item.volume)
+        mounted = self._points.found(point) is not None
+        if mounted:
+            self._points.unmount(point)
+        try:
+            self._require_idle([item.lv], what)
+            yield mounted
+        except BaseException:
+            if mounted:
+                with suppress(SnapvolError):
+                    self._mount(item)
+            raise
+
+    def unmount(self, volume: Volume) -> None:
+        """See `Backend.unmount`."""
+        self._points.unmount(self.mountpoint(volume))
+
+    def sources(self, volume: Volume) -> tuple[str, ...]:
+        """See `Backend.sources`."""
+        item = self._inventory().contents().get(volume.id)
+        number = item.lv.number if item is not None else None
+        return () if number is None else (number,)

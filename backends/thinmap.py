@@ -1,0 +1,211 @@
+"""Which blocks of a thin volume are mapped, and which differ between two: from the pool's metadata (T31).
+
+The tools read a metadata snapshot, of which a pool has one: whoever has reserved it is waited for, and never robbed.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from xml.parsers import expat
+
+from snapvol import shell
+from snapvol.backend import Range
+from snapvol.backends import devicemapper
+from snapvol.backends.failures import explained
+from snapvol.errors import StorageFailed
+
+_PATIENCE = 120.0  # seconds that others may take
+_PAUSE = 0.1
+_PIECE = 1 << 16
+_DIFFERENT = ("different", "left_only", "right_only")
+_FRAME, _FRAMES = ("superblock", "device", "diff"), 2  # what stands around the blocks
+
+
+class ThinMap:
+    """The mappings of one thin pool.
+
+    Args:
+        pool: what device-mapper calls the thin pool.
+        metadata: the device that its metadata is on.
+        lock: a file that keeps our own processes from each other; what it says is who has reserved the snapshot.
+    """
+
+    def __init__(self, pool: str, metadata: Path, lock: Path) -> None:
+        self._pool = pool
+        self._metadata = metadata
+        self._lock = lock
+
+    def recover(self) -> None:
+        """Release a metadata snapshot that a killed process of ours has left, or somebody's from before the reboot.
+
+        What another program has reserved since the boot stays.
+
+        Raises:
+            StorageFailed: the kernel refuses.
+        """
+        first = not self._lock.exists()  # in this boot: nobody who reserved it before is still alive
+        with self._alone() as lock:
+            state = devicemapper.thin_pool(self._pool)
+            if state is not None and state.held is not None and (first or os.pread(lock, 1, 0)):
+                self._release(lock)
+
+    def mapped(self, volume: int, chunk: int, size: int) -> tuple[Range, ...]:
+        """Return the ranges of a thin volume that are mapped, in bytes, ascending and apart from each other.
+
+        Args:
+            volume: its number in the pool.
+            chunk: the pool's chunk size in bytes.
+            size: of the volume, in bytes.
+
+        Raises:
+            StorageFailed: that cannot be told.
+        """
+        words = ("thin_dump", "--dev-id", str(volume), self._metadata, "--metadata-snap")
+        with self._reserved():
+            return _ranges(_elements(*words), _mapping, chunk, size)
+
+    def differing(self, base: int, volume: int, chunk: int, size: int) -> tuple[Range, ...]:
+        """Return the ranges, in bytes, in which two thin volumes do not share what they map.
+
+        Args:
+            base: one's number in the pool.
+            volume: the other's.
+            chunk: the pool's chunk size in bytes.
+            size: of both, in bytes.
+
+        Raises:
+            StorageFailed: that cannot be told.
+        """
+        words = ("thin_delta", "--thin1", str(base), "--thin2", str(volume), self._metadata, "--metadata-snap")
+        with self._reserved():
+            return _ranges(_elements(*words), _difference, chunk, size)
+
+    @contextmanager
+    def _alone(self) -> Iterator[int]:
+        with explained(f"the metadata of {self._pool} cannot be locked"):
+            os.makedirs(self._lock.parent, mode=0o700, exist_ok=True)
+            lock = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield lock
+        finally:
+            os.close(lock)
+
+    @contextmanager
+    def _reserved(self) -> Iterator[None]:
+        with self._alone() as lock, explained(f"the metadata of {self._pool} cannot be read"):
+            self._wait(lock)
+            os.pwrite(lock, b"reserved", 0)
+            try:
+                devicemapper.message(self._pool, "reserve_metadata_snap")
+                yield
+            finally:
+                self._release(lock)
+
+    def _wait(self, lock: int) -> None:
+        """Wait until nobody has the metadata snapshot; one of ours whose process is gone is released."""
+        end = time.monotonic() + _PATIENCE
+        while True:
+            state = devicemapper.thin_pool(self._pool)
+            if state is None:
+                raise StorageFailed(f"thin pool {self._pool} is not active")
+            if state.held is None:
+                return
+            if os.pread(lock, 1, 0):
+                self._release(lock)
+                return
+            if time.monotonic() > end:
+                raise StorageFailed(
+                    f"another program has reserved the metadata snapshot of {self._pool}",
+                    f"if none does: dmsetup message {self._pool} 0 release_metadata_snap",
+                )
+            time.sleep(_PAUSE)
+
+    def _release(self, lock: int) -> None:
+        with explained(f"the metadata snapshot of {self._pool} cannot be released"):
+            state = devicemapper.thin_pool(self._pool)
+            if state is not None and state.held is not None:
+                devicemapper.message(self._pool, "release_metadata_snap")
+            os.ftruncate(lock, 0)
+
+
+def _elements(program: str, *words: str | os.PathLike[str]) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield the names and attributes of the elements that a program writes as XML, as they come.
+
+    Raises:
+        StorageFailed: it fails, or ends in the middle.
+    """
+    found: list[tuple[str, dict[str, str]]] = []
+    parser = expat.ParserCreate()
+    parser.StartElementHandler = lambda name, attributes: found.append((name, attributes))
+    child = shell.start(program, *words)
+    try:
+        while piece := os.read(child.stdout, _PIECE):
+            parser.Parse(piece)
+            yield from found
+            found.clear()
+        said = os.read(child.stderr, _PIECE).decode("utf-8", "replace")
+        if child.wait(60) != 0:
+            raise StorageFailed(f"{program} failed: {' '.join(said.split()) or 'no message'}")
+        parser.Parse(b"", True)
+    except expat.ExpatError as error:
+        raise StorageFailed(f"what {program} says is not understood: {error}") from error
+    finally:
+        child.close()
+
+
+Block = tuple[int, int]  # number of the first chunk, and how many
+
+
+def _mapping(name: str, attributes: Mapping[str, str]) -> Block | None:
+    if name == "single_mapping":
+        return int(attributes["origin_block"]), 1
+    if name == "range_mapping":
+        return int(attributes["origin_begin"]), int(attributes["length"])
+    return None
+
+
+def _difference(name: str, attributes: Mapping[str, str]) -> Block | None:
+    if name in _DIFFERENT:
+        return int(attributes["begin"]), int(attributes["length"])
+    return (0, 0) if name == "same" else None
+
+
+def _ranges(
+    elements: Iterable[tuple[str, Mapping[str, str]]],
+    read: Callable[[str, Mapping[str, str]], Block | None],
+    chunk: int,
+    size: int,
+) -> tuple[Range, ...]:
+    """Return blocks as ranges of bytes, neighbours joined, cut off at ``size``; nothing unknown is passed over."""
+    found: list[Range] = []
+    framed = 0
+    for name, attributes in elements:
+        block = read(name, attributes)
+        if name in _FRAME:
+            framed += 1
+            if name == "superblock" and int(attributes["data_block_size"]) * 512 != chunk:
+                raise StorageFailed("the chunk size in the metadata is not the one that LVM reports")
+        elif block is None:
+            raise StorageFailed(f"the metadata has a '{name}', which is not understood")
+        elif block[1]:
+            _join(found, block[0] * chunk, min((block[0] + block[1]) * chunk, size))
+    if framed != _FRAMES:
+        raise StorageFailed("the metadata does not have the volume")
+    return tuple(found)
+
+
+def _join(found: list[Range], begin: int, end: int) -> None:
+    if begin >= end:
+        return
+    if found and begin < sum(found[-1]):
+        raise StorageFailed("the metadata's ranges are not ascending")
+    if found and begin == sum(found[-1]):
+        found[-1] = (found[-1][0], end - found[-1][0])
+    else:
+        found.append((begin, end - begin))
