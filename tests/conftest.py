@@ -13,7 +13,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from support import leftovers, needs
+from support import counts, leftovers, needs
 from support.leftovers import PLACE
 from support.process import Server, run
 
@@ -96,6 +96,8 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    passed = [report.nodeid for report in terminalreporter.stats.get("passed", []) if report.when == "call"]
+    terminalreporter.line(f"passed, by storage: {counts.by_storage(passed) or 'nothing'}")
     left = config.stash.get(LEFT, [])
     if left:
         terminalreporter.section("left behind by the tests: a failure", red=True)
