@@ -65,8 +65,6 @@ class BackupJob(Kind):
         spec = msgspec.convert(run.spec, BackupSpec)
         place = self._library.place(spec.repository)
         entry = self._entry(spec)
-        points.clean(self._context.catalog, entry, run.id)
-        bases.clean(self._context.catalog, entry)
         self._remember_labels(entry)
         with self._point(run, spec) as point:
             run.check()
@@ -139,6 +137,8 @@ class BackupJob(Kind):
         key = self._entry(spec).key
         doing = f"backup job {run.id}"
         with self._context.locks.volumes(key, doing=doing, wait=60, mountable=True):
+            points.clean(catalog, self._entry(spec), run.id)
+            bases.clean(catalog, self._entry(spec))
             entry = self._entry(spec)
             if spec.snapshot is not None:
                 snapshot = entry.snapshot(spec.snapshot)

@@ -9,7 +9,7 @@ import msgspec
 
 from snapvol.api import BackupInfo, JobInfo, JobState, Plan
 from snapvol.docker import Docker
-from snapvol.errors import NotFound, Refused, SnapvolError, UsageError
+from snapvol.errors import InUse, NotFound, Refused, SnapvolError, UsageError
 from snapvol.model import State, Volume, now
 from snapvol.names import split_snapshot
 from snapvol.service import bases, forgetting, points
@@ -71,8 +71,10 @@ class Backups:
         self.jobs.clean()
         for entry in self._context.catalog.entries():
             if entry.pool.problem is None and self.jobs.active(entry.volume.id) is None:
-                points.clean(self._context.catalog, entry)
-                bases.clean(self._context.catalog, entry)
+                # Whatever else works on it now, the next backup cleans up, too.
+                with suppress(InUse), self._context.locks.volumes(entry.key, doing="cleaning", wait=0, mountable=True):
+                    points.clean(self._context.catalog, entry)
+                    bases.clean(self._context.catalog, self._context.catalog.by_id(entry.volume.id) or entry)
 
     # -- what volumes need of jobs ------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from snapvol import shell
 from snapvol.api import Finding, Level
 from snapvol.docker import Docker
 from snapvol.errors import NotFound, SnapvolError
-from snapvol.model import Health
+from snapvol.model import Health, Volume, now
 from snapvol.mountinfo import Mounts
 from snapvol.service import bases, points
 from snapvol.service.catalog import Entry
@@ -77,6 +77,27 @@ def kernel(settings: Settings) -> Iterator[Finding]:
         wanted = _FILESYSTEMS.get(kind)
         if wanted is not None and wanted not in known:
             yield _error("kernel", f"it does not know {wanted}", f"modprobe {wanted}")
+
+
+def propagation(every: Iterable[Pool], root: Path, proc: Path = Path("/proc")) -> Iterator[Finding]:
+    """Check that Docker sees what the daemon mounts (T13): see `Backend` for where that is."""
+    some = Volume(id="", name="x", created=now())
+    mounting = sorted(pool.name for pool in every if pool.backend.mountpoint(some).is_relative_to(root / "mounts"))
+    if not mounting:
+        return
+    try:
+        apart = (proc / "self/ns/mnt").stat().st_ino != (proc / "1/ns/mnt").stat().st_ino
+    except OSError as error:
+        yield _warning("mounts", f"whether Docker sees them cannot be told: {error.strerror}", "run snapvol as root")
+        return
+    if apart:
+        yield _warning(
+            "mounts",
+            f"the daemon has a mount namespace of its own: Docker may not see volumes of {', '.join(mounting)}",
+            "leave PrivateTmp, PrivateMounts, ProtectSystem and ProtectHome out of its unit",
+        )
+    else:
+        yield _ok("mounts", "are made in the machine's own mount namespace, where Docker sees them")
 
 
 def sockets(settings: Settings) -> Iterator[Finding]:

@@ -59,6 +59,7 @@ class Reports:
         return [
             *checks.tools(settings),
             *checks.kernel(settings),
+            *checks.propagation(self._context.catalog.pools.values(), settings.daemon.root),
             *checks.sockets(settings),
             *checks.docker(settings, self._backups.docker),
             *checks.pools(self._context.catalog.pools.values()),

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from snapvol.api import Level
 from snapvol.errors import InUse, SnapvolError, StorageFailed, UnknownOption
 from snapvol.model import State
-from snapvol.service import holders
+from snapvol.service import checks, holders
 from snapvol.service.holders import Client
 from snapvol.service.service import Service
 from support.imaged import Mounted
@@ -225,6 +226,20 @@ def test_a_volume_whose_restore_was_killed_is_unmounted_before_its_removal(servi
     pool(service).mount(entry.volume)
     service.remove_volume("web")
     assert service.volumes() == []
+
+
+def test_T13_doctor_says_where_Docker_may_not_see_what_is_mounted(service: Service, tmp_path: Path) -> None:
+    pools, root = service._context.catalog.pools.values(), service.settings.daemon.root
+    for process in ("1", "self"):
+        (tmp_path / process / "ns").mkdir(parents=True)
+        (tmp_path / process / "ns/mnt").touch()
+    (finding,) = checks.propagation(pools, root, tmp_path)
+    assert (finding.level, "PrivateMounts" in str(finding.command)) == (Level.WARNING, True)
+    (tmp_path / "self/ns/mnt").unlink()
+    (tmp_path / "self/ns/mnt").hardlink_to(tmp_path / "1/ns/mnt")
+    assert [it.level for it in checks.propagation(pools, root, tmp_path)] == [Level.OK]
+    assert [it.level for it in checks.propagation(pools, root, tmp_path / "absent")] == [Level.WARNING]
+    assert list(checks.propagation(pools, tmp_path / "elsewhere", tmp_path)) == []
 
 
 def test_T16_options_with_a_common_beginning(service: Service) -> None:
