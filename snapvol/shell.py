@@ -17,8 +17,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 
-import sh  # noqa: TID251
-
 from snapvol.errors import NoSpace, ToolFailed
 
 log = logging.getLogger(__name__)
@@ -27,8 +25,8 @@ ENVIRONMENT = {"LC_ALL": "C.UTF-8", "PATH": "/usr/local/sbin:/usr/local/bin:/usr
 
 
 @cache
-def _command(program: str) -> sh.Command:
-    return sh.Command(program, search_paths=ENVIRONMENT["PATH"].split(":"))
+def _found(program: str) -> str | None:
+    return shutil.which(program, path=ENVIRONMENT["PATH"])
 
 
 def run(
@@ -53,30 +51,31 @@ def run(
     """
     argv = [program, *(os.fspath(argument) for argument in arguments)]
     log.debug("run: %s", shlex.join(argv))
+    path = _found(program)
+    if path is None:
+        raise ToolFailed(argv, None, f"{program} is not installed", f"install it: snapvol needs {program}")
     try:
-        command = _command(program)
-    except sh.CommandNotFound as error:
-        raise ToolFailed(argv, None, f"{program} is not installed", f"install it: snapvol needs {program}") from error
-    try:
-        done = command(
-            *argv[1:],
-            _in=stdin,
-            _env=ENVIRONMENT,
-            _timeout=seconds,
-            _return_cmd=True,
-            _tty_out=False,
-            _pass_fds=set() if descriptor is None else {descriptor},
+        # subprocess starts programs by vfork, ten times faster than a fork of a process with much memory.
+        done = subprocess.run(
+            [path, *argv[1:]],
+            input=stdin.encode("utf-8", "surrogateescape"),
+            capture_output=True,
+            env=ENVIRONMENT,
+            timeout=seconds,
+            check=False,
+            start_new_session=True,  # Ctrl-C at the daemon's terminal is the daemon's to handle
+            pass_fds=() if descriptor is None else (descriptor,),
         )
-    except sh.TimeoutException as error:
+    except subprocess.TimeoutExpired as error:
         raise ToolFailed(argv, None, f"no end after {seconds} s") from error
-    except sh.ErrorReturnCode as error:
-        stderr = error.stderr.decode("utf-8", "replace")
+    except OSError as error:
+        raise ToolFailed(argv, None, str(error)) from error
+    if done.returncode:
+        stderr = done.stderr.decode("utf-8", "replace")
         if "No space left" in stderr or "Disk quota exceeded" in stderr:
-            raise NoSpace(
-                f"{program}: {' '.join(stderr.split())}", "free space in the pool or raise the size"
-            ) from error
-        raise ToolFailed(argv, error.exit_code, stderr) from error
-    return str(done.stdout.decode("utf-8", "surrogateescape"))
+            raise NoSpace(f"{program}: {' '.join(stderr.split())}", "free space in the pool or raise the size")
+        raise ToolFailed(argv, done.returncode, stderr)
+    return done.stdout.decode("utf-8", "surrogateescape")
 
 
 class Child:
@@ -89,7 +88,6 @@ class Child:
     """
 
     def __init__(self, argv: Sequence[str], stdin: bytes = b"", environment: Mapping[str, str] | None = None) -> None:
-        # subprocess, not sh: sh reads a child's output in threads of its own and buffers it.
         self._popen = subprocess.Popen(
             list(argv),
             stdin=subprocess.PIPE,

@@ -31,7 +31,7 @@ STEPS = {
     "os.chmod",
     "os.chown",
     "os.setxattr",
-    "os.fork",
+    "subprocess.Popen",
     "fcntl.ioctl",
 }
 KINDS = ("directory-xfs", "btrfs", "lvm-ext4", "zfs")
