@@ -281,7 +281,7 @@ class ZfsPool(Backend):
         for mount in mounts:
             elsewhere = (mount.filesystem, mount.source) == ("zfs", family.head.name)
             if elsewhere and (ours is None or mount.mountpoint != ours.mountpoint):
-                raise InUse(f"{what}: it is mounted at {mount.mountpoint}", f"umount {mount.mountpoint}")
+                raise InUse(f"{what}: something is mounted at {mount.mountpoint}", f"umount {mount.mountpoint}")
         if ours is not None:
             self._mountpoints.unmount(point)
         return ours is not None

@@ -17,8 +17,9 @@ from snapvol.backends.zfsrecords import Record, Role
 from snapvol.backends.zfsstate import Known, ZfsPool, log
 from snapvol.backends.zfstool import Value, pairs
 from snapvol.backends.zfstool import explained as translated
-from snapvol.errors import AlreadyExists, NotReady, Refused, SnapvolError, StorageFailed, ToolFailed
+from snapvol.errors import AlreadyExists, InUse, NotReady, Refused, SnapvolError, StorageFailed, ToolFailed
 from snapvol.model import Snapshot, Usage, Volume
+from snapvol.mountinfo import Mounts
 
 
 class ZfsVolumes(ZfsPool):
@@ -171,6 +172,7 @@ class ZfsVolumes(ZfsPool):
             zfsgarbage.refuse_foreign(dataset, what)
         self._refuse_held(family, family.points, Refused, what)
         self._refuse_foreign_clones(family, family.points, Refused, what)
+        self._refuse_used(family, what)
         self._drop_stage(volume)
         self._take_away(family, what)
         names = [dataset.name for dataset in family.datasets]
@@ -185,6 +187,20 @@ class ZfsVolumes(ZfsPool):
                 # Something still has it open. Its name at least is free.
                 self._attempt(lambda: self._tool.change(what, "rename", names[0], aside))
         self._known.pop(volume.id, None)
+
+    def _refuse_used(self, family: Family, what: str) -> None:
+        """Check that nobody but us has the volume mounted, in any mount namespace (T9): what is marked as gone goes.
+
+        Raises:
+            InUse: somebody has.
+        """
+        live = family.volume.deleted is None
+        # Where a trashed volume was mounted, another one of its name may be.
+        point = self.mountpoint(family.volume) if live else self._private_point(family.volume)
+        for user in Mounts.read().users(point, (family.head.name,)):
+            if user.here:
+                raise InUse(f"{what}: something is mounted at {user.mountpoint}", f"umount {user.mountpoint}")
+            raise InUse(f"{what}: process {user.pid} {user.command} has it mounted at {user.mountpoint}", "end it")
 
     def _refuse_held(self, family: Family, points: list[Point], kind: type[Refused], what: str) -> None:
         for name, holds in zfsholds.read(self._tool, [point for point in points if point.held]).items():

@@ -140,7 +140,7 @@ def strangers(pool: Pool, name: str) -> Iterator[list[str]]:
     try:
         yield theirs
     finally:
-        for entry in names:
+        for entry in located(pool, names):
             run(*remove, entry)
         pool.foreign -= set(theirs)
 
@@ -175,9 +175,9 @@ def located(pool: Pool, names: list[str]) -> list[str]:
     """Return what the storage calls somebody's things now: a snapshot follows its dataset's name."""
     if pool.variant.backend == "lvm":
         return names
-    theirs = {name.rpartition("@")[2] for name in names}
     everything = disks.datasets(str(pool.settings["dataset"]), "filesystem,snapshot")
-    return [name for name in everything if name.rpartition("@")[2] in theirs]
+    last = {name.rpartition("@")[2]: name for name in everything}
+    return [last[name.rpartition("@")[2]] for name in names]
 
 
 def test_a_volume_with_somebody_else_s_snapshot_is_not_destroyed_with_it(mounting: Pool) -> None:
@@ -315,7 +315,7 @@ def test_health_counts_what_is_there(mounting: Pool) -> None:
     web = mounting.volume("web")
     with mounting.mounted(web) as root:
         (root / "f").write_bytes(os.urandom(24 << 20))
-        os.sync()
+        mounting.settle()
         wait = mounting.backend.health()
     assert before.free - wait.free > 16 << 20
     assert wait.size == before.size

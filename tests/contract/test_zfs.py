@@ -155,7 +155,7 @@ def test_a_volume_mounted_by_hand_is_not_destroyed(datasets: Pool, tmp_path: Pat
             lambda: datasets.backend.trash(web, web.created),
         ]
         for call in calls:
-            with pytest.raises(InUse, match=f"it is mounted at {tmp_path}; umount {tmp_path}"):
+            with pytest.raises(InUse, match=f"something is mounted at {tmp_path}; umount {tmp_path}"):
                 call()
     finally:
         run("umount", tmp_path)

@@ -33,6 +33,7 @@ from snapvol.errors import (
     UsageError,
 )
 from snapvol.model import Damage, Snapshot, Volume, new_id, now
+from snapvol.mountinfo import Mounts
 from support.fake_zfs import FakeZfs, Killed
 
 P = "tank/volumes"
@@ -54,6 +55,7 @@ def zfs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeZfs:
     monkeypatch.setattr(Mountpoints, "found", lambda *_: None)
     monkeypatch.setattr(zfsstate, "refuse_mounted", lambda *_: None)
     monkeypatch.setattr(removal, "mounted_below", lambda *_: [])
+    monkeypatch.setattr(Mounts, "read", lambda: Mounts([], []))
     monkeypatch.setattr(Ownership, "give", lambda *_, **__: None)
 
     @contextmanager
