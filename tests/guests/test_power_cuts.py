@@ -1,0 +1,53 @@
+"""The power goes while volumes are made, snapshotted, rolled back, resized, restored and removed; nothing is lost."""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+from pathlib import Path
+
+import pytest
+
+from lab import qemu, run, uml
+from lab.cuts import cuts
+from support import needs
+from support.process import run as execute
+from support.scale import patient
+
+pytestmark = pytest.mark.root
+CUTS = int(os.environ.get("SNAPVOL_TEST_CUTS", "3"))
+SEED = os.environ.get("SNAPVOL_TEST_SEED", "1")
+LONGEST = {"lvm": 12.0, "zfs": 60.0}  # seconds at work before a cut
+GUESTS = {"lvm": "uml", "zfs": "qemu"}
+PROGRAMS = {"lvm": uml.PROGRAM, "zfs": qemu.PROGRAM}
+CHOSEN = os.environ.get("SNAPVOL_TEST_STORAGE")
+
+
+@pytest.mark.parametrize("kind", [CHOSEN] if CHOSEN else list(GUESTS))
+def test_after_each_power_cut_every_volume_is_whole_or_absent(tmp_path: Path, kind: str) -> None:
+    """T14, T38; `SNAPVOL_TEST_CUTS=50` for a long evening."""
+    needs.root(kind)
+    needs.program(PROGRAMS[kind], what=kind)
+    disks = [tmp_path / "pool", tmp_path / "kept"]
+    for disk in disks:
+        execute("truncate", "--size=16G", disk)
+    chance = random.Random(SEED)
+    moments = [chance.uniform(0.2, LONGEST[kind]) for _ in range(CUTS)]
+    command = [sys.executable, "-m", "support.power"]
+    boots = cuts(
+        run.machine(GUESTS[kind]),
+        prepare=[*command, "prepare"],
+        driver=[*command, "work"],
+        check=[*command, "check"],
+        moments=moments,
+        place=tmp_path,
+        disks=disks,
+        seconds=patient(300),
+        env={"PYTHONPATH": str(Path(__file__).parents[1]), "SNAPVOL_TEST_STORAGE": kind, "SNAPVOL_TEST_SEED": SEED},
+    )
+    worked = 0
+    for boot in boots:
+        print(f"boot {boot.number}, cut after {boot.moment} s\n{boot.before}{boot.work}")
+        worked += boot.work.count("done ")
+    assert worked, "the cuts came before anything was done"
