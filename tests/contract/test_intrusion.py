@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
@@ -13,7 +12,7 @@ from msgspec.structs import replace
 from snapvol.errors import NotFound, NotReady, PoolUnavailable, SnapvolError
 from snapvol.model import Damage
 from support import disks
-from support.disks import GROUP, POOL, TANK
+from support.disks import GROUP, POOL
 from support.process import run
 from support.storage import Pool
 
@@ -236,30 +235,12 @@ def remove(pool: Pool, name: str) -> None:
 # -- absence ----------------------------------------------------------------------------------------------------
 
 
-@contextmanager
-def away(pool: Pool) -> Iterator[None]:
-    """Take the pool's storage away as its owner would, to carry it to another machine, and bring it back."""
-    if pool.variant.backend == "zfs":
-        run("zpool", "export", TANK)
-        try:
-            yield
-        finally:
-            run("zpool", "import", "-N", "-d", Path(disks.given()[0]).parent, "-d", "/run", "-d", "/var/tmp", TANK)
-        return
-    run("vgchange", "--activate", "n", GROUP)
-    run("vgexport", GROUP)
-    try:
-        yield
-    finally:
-        run("vgimport", GROUP)
-
-
 def test_a_pool_that_is_away_is_missed_and_comes_back(mounting: Pool) -> None:
     """T40: while it is open, and at the start; nothing is taken for empty, and all is there when it is back."""
     web = mounting.volume("web")
     mounting.put(web, f="one")
     snapshot = mounting.snapshot(web, "s1")
-    with away(mounting):
+    with disks.away(mounting.settings):
         health = mounting.backend.health()
         assert not health.ok
         assert health.problem
@@ -289,7 +270,7 @@ def test_a_pool_that_comes_back_while_it_is_open_works_again(mounting: Pool) -> 
     """T40."""
     web = mounting.volume("web")
     mounting.put(web, f="one")
-    with away(mounting), pytest.raises(PoolUnavailable):
+    with disks.away(mounting.settings), pytest.raises(PoolUnavailable):
         mounting.backend.volumes()
     mounting.backend.open(expected=mounting.identity)
     assert mounting.stored("web") == web

@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -126,6 +127,25 @@ def mounted(sources: Sequence[str]) -> list[str]:
         if source.startswith(tuple(sources)):
             found.append(words[4].encode(errors="surrogateescape").decode("unicode_escape"))
     return found
+
+
+@contextmanager
+def away(settings: Mapping[str, object]) -> Iterator[None]:
+    """Take a pool's storage away as its owner would, to carry it to another machine, and bring it back."""
+    if "dataset" in settings:
+        run("zpool", "export", TANK)
+        try:
+            yield
+        finally:
+            run("zpool", "import", "-N", "-d", "/dev", TANK)
+        return
+    group = str(settings["volume_group"])
+    run("vgchange", "--activate", "n", group)
+    run("vgexport", group)
+    try:
+        yield
+    finally:
+        run("vgimport", group)
 
 
 def _unmount(sources: Sequence[str]) -> None:
