@@ -92,6 +92,7 @@ class ZfsContents(ZfsVolumes):
         family = self._find(volume)
         self._drop_stage(volume)
         what = f"new contents of volume '{volume.name}' cannot be prepared"
+        self._unlock(family.head, what)
         owner = Ownership.of(family.volume)
         asked = zfsoptions.check(family.volume, self._parent.properties)
         carried = zfsoptions.carried(self._properties(family.head.name, what))

@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from snapvol import mountinfo
 from snapvol.backend import Backend, Features, Option
-from snapvol.backends import zfsfamily, zfsgarbage, zfsholds, zfsnames
+from snapvol.backends import zfsfamily, zfsgarbage, zfsholds, zfskeys, zfsnames
 from snapvol.backends.mountpoints import PRIVATE, Mountpoints
 from snapvol.backends.place import read_settings
 from snapvol.backends.removal import refuse_mounted
@@ -61,6 +61,7 @@ class ZfsPool(Backend):
         """See `Backend.open`."""
         try:
             identity = self._parent.open(expected)
+            self._unlock_parent()
             self._mountpoints.recover()
             self._recover()
         except SnapvolError:
@@ -82,6 +83,13 @@ class ZfsPool(Backend):
     def health(self) -> Health:
         """See `Backend.health`."""
         return self._parent.health()
+
+    def _unlock_parent(self) -> None:
+        values = self._parent.properties
+        if "keystatus" in values and values["keystatus"].text == "unavailable":
+            root, location = values["encryptionroot"].text, values["keylocation"].text
+            what = f"nothing in pool '{self.pool}' can be read"
+            self._attempt(lambda: zfskeys.load(self._tool, self._parent.name, root, location, what))
 
     def _recover(self) -> None:
         self._staged.clear()

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 
 from msgspec.structs import replace
 
-from snapvol.backends import zfsfamily, zfsgarbage, zfsholds, zfsnames, zfsoptions, zfsrecords
+from snapvol.backends import zfsfamily, zfsgarbage, zfsholds, zfskeys, zfsnames, zfsoptions, zfsrecords
 from snapvol.backends.failures import explained
 from snapvol.backends.ownership import Ownership
 from snapvol.backends.zfsfamily import Dataset, Family, Point
 from snapvol.backends.zfsrecords import Record, Role
-from snapvol.backends.zfsstate import Known, ZfsPool, log
+from snapvol.backends.zfsstate import Known, ZfsPool
 from snapvol.backends.zfstool import Value, pairs
 from snapvol.backends.zfstool import explained as translated
-from snapvol.errors import AlreadyExists, InUse, NotReady, Refused, SnapvolError, StorageFailed, ToolFailed
+from snapvol.errors import AlreadyExists, InUse, Refused, SnapvolError, ToolFailed
 from snapvol.model import Snapshot, Usage, Volume
 from snapvol.mountinfo import Mounts
 
@@ -263,23 +262,8 @@ class ZfsVolumes(ZfsPool):
         Raises:
             NotReady: it does not, or does not fit.
         """
-        if not dataset.keyless:
-            return
-        location = dataset.keylocation
-        if dataset.key != dataset.name:
-            location = self._properties(dataset.key, what)["keylocation"].text
-        locked = f"{what}: it is encrypted, and the key of {dataset.key} is not loaded"
-        command = f"zfs load-key {dataset.key}"
-        if not location.startswith("file://"):
-            raise NotReady(locked, command)
-        if not os.access(location.removeprefix("file://"), os.R_OK):
-            raise NotReady(f"{locked}: {location} cannot be read", f"bring the file back, or: {command}")
-        try:
-            self._tool.change(what, "load-key", dataset.key)
-        except StorageFailed as error:
-            if "already loaded" not in error.message:
-                raise NotReady(f"{locked}: {error.message}", command) from error
-            log.debug("%s: somebody else has loaded the key", dataset.key)
+        if dataset.keyless:
+            zfskeys.load(self._tool, dataset.name, dataset.key, dataset.keylocation, what)
 
 
 def _shown(family: Family, point: Point) -> str:

@@ -244,6 +244,13 @@ class FakeZfs:
     def _release(self, words: list[str]) -> None:
         self._point(words[1]).holds.remove(words[0])
 
+    def _load_key(self, words: list[str]) -> None:
+        if self._dataset(words[0]).properties.get("keystatus") != "unavailable":
+            raise self._failed(f"Key load error: Key already loaded for '{words[0]}'.")
+        for dataset in self.datasets.values():
+            if dataset.properties.get("encryptionroot") == words[0]:
+                dataset.properties["keystatus"] = "available"
+
     def _holds(self, words: list[str]) -> str:
         assert words[0] == "-H"
         return "".join(

@@ -466,6 +466,44 @@ def test_a_clone_cannot_differ_in_what_is_settled_at_creation(pool: Pool) -> Non
     assert pool.zfs.datasets[f"{P}/clone"].properties["atime"] == "off"
 
 
+def lock(pool: Pool, name: str, root: str, location: str) -> None:
+    """Make a dataset one that is encrypted with the key of ``root``, which is not loaded."""
+    for dataset in {name, root}:
+        pool.zfs.datasets[dataset].properties |= {"keystatus": "unavailable", "encryptionroot": root}
+    pool.zfs.datasets[root].properties["keylocation"] = location
+
+
+def test_a_key_is_loaded_from_its_file_or_asked_for(pool: Pool, tmp_path: Path) -> None:
+    web = pool.make()
+    snapshot = pool.snapshot(web, "s1")
+    for location, hint in (
+        ("prompt", "zfs load-key"),
+        (f"file://{tmp_path}/gone", "bring the file back, or: zfs load-key"),
+    ):
+        lock(pool, f"{P}/web", f"{P}/web", location)
+        assert pool.backend.volumes() == [web]
+        with pytest.raises(
+            NotReady, match=r"'web' .*is encrypted, and the key of tank/volumes/web is not loaded"
+        ) as error:
+            pool.backend.mount(web)
+        assert error.value.hint == f"{hint} tank/volumes/web"
+        with pytest.raises(NotReady, match=r"'web@s1' cannot be read"), pool.backend.open_snapshot(snapshot):
+            pass
+    (tmp_path / "key").write_bytes(bytes(32))
+    lock(pool, f"{P}/web", "tank", f"file://{tmp_path}/key")
+    assert pool.commands(lambda: pool.backend.mount(web)) == ["zfs get", "zfs get", "zfs load-key"]
+    assert pool.commands(lambda: pool.backend.mount(web)) == ["zfs get"]
+
+
+def test_the_key_of_all_volumes_is_loaded_at_the_start(pool: Pool, tmp_path: Path) -> None:
+    lock(pool, P, "tank", "prompt")
+    pool.reopen()
+    (tmp_path / "key").write_bytes(bytes(32))
+    lock(pool, P, P, f"file://{tmp_path}/key")
+    pool.reopen()
+    assert pool.zfs.datasets[P].properties["keystatus"] == "available"
+
+
 # -- rollback ---------------------------------------------------------------------------------------------------
 
 
