@@ -161,7 +161,7 @@ def _copy_path(stack: ExitStack, old: int, new: int, path: bytes, copying: _Copy
     except FileNotFoundError:
         raise _missing(path) from None
     there = f"{_by(new)}/{os.fsdecode(name)}"
-    shell.run("rm", "--recursive", "--force", "--one-file-system", "--", there)
+    copying.clear(there)
     figures = copying.run(f"{_by(old)}/{os.fsdecode(name)}", there)
     for source, directory in reversed(made):
         _dress(source, directory)
@@ -206,7 +206,7 @@ def _dress(source: int, directory: int) -> None:
 
 
 class _Copying:
-    """One run of cp(1): what it says, and how far it is."""
+    """cp(1) and rm(1): what they say, and how far they are."""
 
     def __init__(self, written: int, progress: Half) -> None:
         self._written = max(1, written)
@@ -215,17 +215,17 @@ class _Copying:
         self._notes: list[str] = []
         self._files = 0
 
+    def clear(self, path: str) -> None:
+        """Remove what is at ``path``."""
+        self._judge(self._ended("rm", "--recursive", "--force", "--one-file-system", "--", path))
+
     def run(self, source: str, target: str) -> dict[str, Any]:
+        """Copy, and return the figures."""
         # --archive would pass over attributes that the target does not take in silence.
-        child = shell.start(
+        code = self._ended(
             "cp", "--recursive", "--no-dereference", "--preserve=mode,ownership,timestamps,links,xattr",
             "--sparse=auto", "--one-file-system", "--no-target-directory", "--verbose", "--", source, target,
         )  # fmt: skip
-        try:
-            self._listen(child)
-            code = child.wait()
-        finally:
-            child.close()
         self._judge(code)
         return {
             "files": self._files,
@@ -234,6 +234,14 @@ class _Copying:
             "problems": [],
             "notes": self._notes[:_MOST_LINES],
         }
+
+    def _ended(self, *argv: str) -> int | None:
+        child = shell.start(*argv)  # which ends with this process, and so cannot go on behind its back
+        try:
+            self._listen(child)
+            return child.wait()
+        finally:
+            child.close()
 
     def _listen(self, child: shell.Child) -> None:
         rest = {child.stdout: b"", child.stderr: b""}
@@ -257,7 +265,7 @@ class _Copying:
 
     def _hear(self, lines: list[bytes]) -> None:
         for line in lines:
-            said = line.decode("utf-8", "replace").removeprefix("cp: ").replace(f"/proc/{os.getpid()}/fd/", "")
+            said = line.decode("utf-8", "replace").partition(": ")[2].replace(f"/proc/{os.getpid()}/fd/", "")
             if any(full in said for full in _FULL):
                 raise NoSpace(f"the files of the image do not fit: {said}", "free space, or raise the volume's size")
             known = self._notes if said.endswith("Operation not supported") else self._problems
@@ -274,7 +282,7 @@ class _Copying:
                 "everything else was; look at the job's log, and at the kernel's",
             )
         if code and not self._notes:
-            raise StorageFailed(f"the files could not be copied out of the image: cp ended with status {code}")
+            raise StorageFailed(f"the files could not be copied out of the image: the program ended with status {code}")
 
 
 def _written(pid: int) -> int:

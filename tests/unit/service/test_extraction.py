@@ -141,7 +141,7 @@ def test_one_path_out_of_an_image_in_place_and_into_a_new_volume(service: Servic
 def test_T38_ended_at_any_point_no_mount_no_device_and_no_file_are_left(
     service: Service, tmp_path: Path, kernel: FakeKernel, how: str, phase: str
 ) -> None:
-    with prepared(service, tmp_path, "ext4", 64 << 20, files=15_000):
+    with prepared(service, tmp_path, "ext4", 64 << 20, files=8_000):
         backed_up(service)
     job = service.create_volume("new", {"backup": "web", "pool": "trees"}).job
     assert job is not None
@@ -164,7 +164,7 @@ def test_T38_ended_at_any_point_no_mount_no_device_and_no_file_are_left(
     assert service.volume("new").state is State.FAILED
     again = service.jobs.wait(service.jobs.retry(job).id, SECONDS)
     assert (again.state, again.error) == (JobState.DONE, None)
-    assert len(list(service.mountpoint("new").iterdir())) == 15_001
+    assert len(list(service.mountpoint("new").iterdir())) == 8_001
     nothing_left(service)
     if how == "daemon":
         service.close()
