@@ -1,9 +1,8 @@
-"""The `zfs` backend over a ZFS in memory: what it asks of it, and what a kill between two commands leaves."""
+"""The `zfs` backend over a ZFS in memory: its pool, what is its own there, and what it asks of ZFS."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -11,122 +10,35 @@ import pytest
 from msgspec.structs import replace
 
 from snapvol import shell
-from snapvol.backends import removal, zfspool, zfsstate, zfstool
-from snapvol.backends.claim import Claim
-from snapvol.backends.mountpoints import Mountpoints
-from snapvol.backends.ownership import Ownership
+from snapvol.backends import zfspool
 from snapvol.backends.zfs import Zfs
 from snapvol.errors import (
     AlreadyExists,
-    InUse,
     NoSpace,
     NotFound,
     NotReady,
     PoolUnavailable,
-    Protected,
     Refused,
     SettingsError,
     SnapvolError,
     ToolFailed,
-    UnknownOption,
-    Unsupported,
     UsageError,
 )
 from snapvol.model import Damage, Snapshot, Volume, new_id, now
-from snapvol.mountinfo import Mounts
-from support.fake_zfs import FakeZfs, Killed
+from support.fake_zfs import FakeZfs
+from support.zfs_pool import PROPERTY, P, Pool, install
 
-P = "tank/volumes"
 WHEN = datetime(2026, 11, 20, 3, 0, tzinfo=UTC)
-PROPERTY = "org.snapvol:volume"
 
 
 @pytest.fixture
 def zfs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeZfs:
-    fake = FakeZfs()
-    states = tmp_path / "kstat/zfs"
-    (states / "tank").mkdir(parents=True)
-    (states / "tank/state").write_text("ONLINE\n")
-    monkeypatch.setattr(zfspool, "_STATES", states)
-    monkeypatch.setattr(shell, "run", fake.run)
-    monkeypatch.setattr(Claim, "take", lambda self: None)
-    for name in ("mount", "unmount", "recover"):
-        monkeypatch.setattr(Mountpoints, name, lambda *_, **__: None)
-    monkeypatch.setattr(Mountpoints, "found", lambda *_: None)
-    monkeypatch.setattr(zfsstate, "refuse_mounted", lambda *_: None)
-    monkeypatch.setattr(removal, "mounted_below", lambda *_: [])
-    monkeypatch.setattr(Mounts, "read", lambda: Mounts([], []))
-    monkeypatch.setattr(Ownership, "give", lambda *_, **__: None)
-
-    @contextmanager
-    def borrowed(self: Mountpoints, source: str, *_: object, **__: object) -> Iterator[Path]:
-        yield Path("/borrowed") / source
-
-    monkeypatch.setattr(Mountpoints, "borrowed", borrowed)
-    return fake
-
-
-class Pool:
-    """An open pool; `reopen` opens it as the next daemon would."""
-
-    def __init__(self, zfs: FakeZfs, root: Path, **settings: object) -> None:
-        self.zfs = zfs
-        self._root, self._settings = root, {"dataset": P, **settings}
-        self.backend = self.fresh()
-        self.id = self.backend.open()
-
-    def fresh(self) -> Zfs:
-        return Zfs("pool", self._settings, root=self._root)
-
-    def reopen(self) -> Zfs:
-        self.backend.close()
-        self.zfs.limit = None
-        self.backend = self.fresh()
-        self.backend.open(expected=self.id)
-        return self.backend
-
-    def make(self, name: str = "web", text: str = "", **options: str) -> Volume:
-        volume = Volume(
-            id=new_id(), name=name, created=now(), options={k.replace("_", "."): v for k, v in options.items()}
-        )
-        self.backend.create(volume)
-        self.zfs.write(f"{P}/{name}", text or name)
-        return replace(volume, pool="pool")
-
-    def snapshot(self, volume: Volume, name: str) -> Snapshot:
-        return self.backend.snapshot([volume], name)[0]
-
-    def commands(self, call: Callable[[], object]) -> list[str]:
-        """Return the programs that a call runs."""
-        self.zfs.calls.clear()
-        call()
-        return [" ".join(words[:2]) for words in self.zfs.calls]
-
-    def state(self) -> dict[str, object]:
-        """Return all that people can see."""
-        worker = self.fresh()
-        seen: dict[str, object] = {}
-        for volume in [*worker.volumes(), *worker.trashed()]:
-            assert isinstance(volume, Volume), volume
-            snapshots = {}
-            for snapshot in worker.snapshots(volume):
-                assert isinstance(snapshot, Snapshot), snapshot
-                point = worker._find_point(snapshot)[2].name
-                snapshots[snapshot.name] = (snapshot.id, self.zfs.read(point), snapshot.holds)
-            head = worker.sources(volume)[0]
-            seen[volume.name + ("!" if volume.deleted else "")] = (volume, self.zfs.read(head), snapshots)
-        return seen
-
-    def contents(self, volume: Volume) -> str:
-        return self.zfs.read(self.backend.sources(volume)[0])
+    return install(monkeypatch, tmp_path)
 
 
 @pytest.fixture
 def pool(zfs: FakeZfs, tmp_path: Path) -> Pool:
     return Pool(zfs, tmp_path)
-
-
-# -- the pool ---------------------------------------------------------------------------------------------------
 
 
 def test_a_pool_is_made_once_and_known_again(zfs: FakeZfs, tmp_path: Path) -> None:
@@ -263,9 +175,6 @@ def test_a_nearly_full_pool_takes_nothing_new(zfs: FakeZfs, tmp_path: Path) -> N
         pool.snapshot(web, "s1")
     pool.backend.trash(web, WHEN)
     pool.backend.destroy(replace(web, deleted=WHEN))
-
-
-# -- what is ours -----------------------------------------------------------------------------------------------
 
 
 def test_children_that_inherit_our_properties_are_no_volumes(pool: Pool) -> None:
@@ -411,310 +320,6 @@ def test_every_name_has_a_dataset_of_its_own(pool: Pool) -> None:
         assert len(pool.backend.snapshots(volume)) == 2
         pool.backend.destroy(volume)
     assert pool.zfs.names() == [P]
-
-
-# -- options ----------------------------------------------------------------------------------------------------
-
-
-def test_native_properties_are_passed_on(pool: Pool) -> None:
-    pool.backend.create(
-        Volume(id=new_id(), name="web", created=now(), options={"zfs.compression": "lz4"}), size=1 << 20
-    )
-    made = pool.zfs.datasets[f"{P}/web"].properties
-    assert {key: made[key] for key in ("compression", "refquota", "mountpoint", "canmount", "acltype", "xattr")} == {
-        "compression": "lz4", "refquota": "1048576", "mountpoint": "legacy", "canmount": "noauto",
-        "acltype": "posixacl", "xattr": "sa",
-    }  # fmt: skip
-
-
-def test_what_the_administrator_has_set_above_stands(pool: Pool) -> None:
-    pool.zfs.datasets[P].properties["xattr"] = "on"
-    pool.reopen()
-    pool.make()
-    assert "xattr" not in pool.zfs.datasets[f"{P}/web"].properties
-
-
-@pytest.mark.parametrize(
-    ("options", "kind", "message"),
-    [
-        ({"zfs_compresion": "lz4"}, UnknownOption,
-         "this ZFS has no property 'compresion'; did you mean 'zfs.compression'?"),
-        ({"zfs_used": "1"}, UnknownOption, "no property 'used'"),
-        ({"zfs_mountpoint": "/x"}, Unsupported, "'zfs.mountpoint' is not offered: snapvol mounts"),
-        ({"zfs_refquota": "1"}, Unsupported, "that is the option 'size'"),
-        ({"zfs_org.snapvol:volume": "x"}, Unsupported, "snapvol's own"),
-        ({"zfs_compression": "best"}, UsageError, "zfs.compression=best: it must be one of"),
-        ({"zfs_encryption": "on", "zfs_keyformat": "raw"}, UsageError, "zfs.keylocation=file:///PATH"),
-    ],
-)  # fmt: skip
-def test_options_that_cannot_be_served_make_nothing(
-    pool: Pool, options: dict[str, str], kind: type[SnapvolError], message: str
-) -> None:
-    """T16."""
-    with pytest.raises(kind, match=message):
-        pool.make(**options)
-    assert pool.zfs.names() == [P]
-
-
-def test_a_clone_cannot_differ_in_what_is_settled_at_creation(pool: Pool) -> None:
-    snapshot = pool.snapshot(pool.make(), "s1")
-    clone = Volume(id=new_id(), name="clone", created=now(), options={"zfs.encryption": "aes-256-gcm"})
-    with pytest.raises(Unsupported, match="encryption=aes-256-gcm was asked for, its origin has encryption=off"):
-        pool.backend.create(clone, source=snapshot)
-    same = replace(clone, options={"zfs.casesensitivity": "sensitive", "zfs.atime": "off"})
-    pool.backend.create(same, source=snapshot)
-    assert pool.zfs.datasets[f"{P}/clone"].properties["atime"] == "off"
-
-
-def lock(pool: Pool, name: str, root: str, location: str) -> None:
-    """Make a dataset one that is encrypted with the key of ``root``, which is not loaded."""
-    for dataset in {name, root}:
-        pool.zfs.datasets[dataset].properties |= {"keystatus": "unavailable", "encryptionroot": root}
-    pool.zfs.datasets[root].properties["keylocation"] = location
-
-
-def test_a_key_is_loaded_from_its_file_or_asked_for(pool: Pool, tmp_path: Path) -> None:
-    web = pool.make()
-    snapshot = pool.snapshot(web, "s1")
-    for location, hint in (
-        ("prompt", "zfs load-key"),
-        (f"file://{tmp_path}/gone", "bring the file back, or: zfs load-key"),
-    ):
-        lock(pool, f"{P}/web", f"{P}/web", location)
-        assert pool.backend.volumes() == [web]
-        with pytest.raises(
-            NotReady, match=r"'web' .*is encrypted, and the key of tank/volumes/web is not loaded"
-        ) as error:
-            pool.backend.mount(web)
-        assert error.value.hint == f"{hint} tank/volumes/web"
-        with pytest.raises(NotReady, match=r"'web@s1' cannot be read"), pool.backend.open_snapshot(snapshot):
-            pass
-    (tmp_path / "key").write_bytes(bytes(32))
-    lock(pool, f"{P}/web", "tank", f"file://{tmp_path}/key")
-    assert pool.commands(lambda: pool.backend.mount(web)) == ["zfs get", "zfs get", "zfs load-key"]
-    assert pool.commands(lambda: pool.backend.mount(web)) == ["zfs get"]
-
-
-def test_the_key_of_all_volumes_is_loaded_at_the_start(pool: Pool, tmp_path: Path) -> None:
-    lock(pool, P, "tank", "prompt")
-    pool.reopen()
-    (tmp_path / "key").write_bytes(bytes(32))
-    lock(pool, P, P, f"file://{tmp_path}/key")
-    pool.reopen()
-    assert pool.zfs.datasets[P].properties["keystatus"] == "available"
-
-
-# -- rollback ---------------------------------------------------------------------------------------------------
-
-
-def test_going_back_keeps_everything_however_often(pool: Pool) -> None:
-    """T6: what others have snapshotted, too."""
-    web = pool.make(text="0")
-    made = {}
-    for number in range(4):
-        made[number] = pool.snapshot(web, f"s{number}")
-        pool.zfs.run("zfs", "snapshot", f"{P}/web@theirs{number}")
-        pool.zfs.write(f"{P}/web", str(number + 1))
-    for target in (2, 0, 3, 3, 1, 0, 2):
-        pool.backend.rollback(web, made[target])
-        assert pool.contents(web) == str(target)
-        state = pool.state()["web"]
-        assert isinstance(state, tuple)
-        assert state[2] == {f"s{number}": (made[number].id, str(number), ()) for number in made}
-        theirs = [name for name in pool.zfs.names() if "@theirs" in name]
-        assert sorted(name.partition("@")[2] for name in theirs) == [f"theirs{number}" for number in range(4)]
-    assert pool.backend.sources(web) == (f"{P}/web",)
-
-
-def test_what_was_set_by_hand_stays_through_going_back(pool: Pool) -> None:
-    web = pool.make(zfs_compression="lz4")
-    first = pool.snapshot(web, "s1")
-    pool.snapshot(web, "s2")
-    pool.backend.resize(web, 1 << 30)
-    pool.zfs.run("zfs", "set", "recordsize=16384", "com.sun:auto-snapshot=false", f"{P}/web")
-    pool.backend.rollback(web, first)
-    now_set = pool.zfs.datasets[f"{P}/web"].properties
-    expected = {"compression": "lz4", "recordsize": "16384", "com.sun:auto-snapshot": "false", "refquota": str(1 << 30)}
-    assert expected.items() <= now_set.items()
-
-
-def test_nothing_is_left_of_a_volume_that_was_rolled_back_cloned_and_destroyed(pool: Pool) -> None:
-    web = pool.make(text="0")
-    points = []
-    for number in range(3):
-        points.append(pool.snapshot(web, f"s{number}"))
-        pool.zfs.write(f"{P}/web", str(number + 1))
-    for point in (points[1], points[2], points[0]):
-        pool.backend.rollback(web, point)
-        clone = Volume(id=new_id(), name=f"clone-{point.name}", created=now())
-        pool.backend.create(clone, source=point)
-    clones = [it for it in pool.backend.volumes() if isinstance(it, Volume) and it.name != "web"]
-    pool.backend.destroy(web)
-    assert {volume.name: pool.contents(volume) for volume in clones} == {f"clone-s{n}": str(n) for n in range(3)}
-    for clone in clones:
-        assert pool.backend.snapshots(clone) == []
-        pool.snapshot(clone, "s1")
-        pool.backend.destroy(clone)
-    assert pool.zfs.names() == [P]
-
-
-def test_a_snapshot_that_a_clone_needs_goes_with_it_and_its_name_is_free_at_once(pool: Pool) -> None:
-    """T18, T2."""
-    web = pool.make(text="one")
-    snapshot = pool.snapshot(web, "s1")
-    clone = Volume(id=new_id(), name="clone", created=now())
-    pool.backend.create(clone, source=snapshot)
-    pool.backend.destroy_snapshot(snapshot)
-    assert pool.backend.snapshots(web) == []
-    with pytest.raises(NotFound):
-        pool.backend.destroy_snapshot(snapshot)
-    again = pool.snapshot(web, "s1")
-    assert again.id != snapshot.id
-    pool.backend.destroy(replace(clone, pool="pool"))
-    assert pool.zfs.names() == [P, f"{P}/web", f"{P}/web@s1"]
-
-
-def test_a_foreign_clone_or_hold_in_the_way_is_named(pool: Pool) -> None:
-    """T18."""
-    web = pool.make()
-    snapshot = pool.snapshot(web, "s1")
-    pool.zfs.run("zfs", "clone", f"{P}/web@s1", "tank/test")
-    message = r"tank/test is a clone of web@s1 .*; zfs destroy tank/test; or, to keep it: zfs promote tank/test"
-    with pytest.raises(Protected, match=message):
-        pool.backend.destroy_snapshot(snapshot)
-    with pytest.raises(Refused, match=message):
-        pool.backend.destroy(web)
-    pool.zfs.run("zfs", "destroy", "tank/test")
-    pool.zfs.run("zfs", "hold", "syncoid", f"{P}/web@s1")
-    message = "web@s1 is held .syncoid, by another program.; zfs release 'syncoid' tank/volumes/web@s1"
-    with pytest.raises(Protected, match=message):
-        pool.backend.destroy_snapshot(snapshot)
-    with pytest.raises(Refused, match=message):
-        pool.backend.destroy(web)
-    pool.backend.hold(snapshot, "audit")
-    with pytest.raises(Protected, match=r"is held \(audit, syncoid, by another program\); snapvol release web@s1"):
-        pool.backend.destroy_snapshot(snapshot)
-    assert pool.backend.snapshots(web) == [replace(snapshot, holds=("audit",))]
-
-
-def test_holds_are_listed_as_they_came(pool: Pool) -> None:
-    snapshot = pool.snapshot(pool.make(), "s1")
-    tags = ("z", "backup-1", "a b", "-f", "t:1:x")
-    for tag in (*tags, "z"):
-        pool.backend.hold(snapshot, tag)
-    (found,) = pool.fresh().snapshots(pool.backend.volumes()[0])  # type: ignore[arg-type]
-    assert isinstance(found, Snapshot)
-    assert found.holds == tags
-    with pytest.raises(UsageError, match="240 bytes"):
-        pool.backend.hold(snapshot, "x" * 250)
-    for tag in tags:
-        pool.backend.release(snapshot, tag)
-    pool.backend.destroy_snapshot(snapshot)
-
-
-def test_what_something_still_has_open_is_destroyed_later_and_its_name_is_free(
-    pool: Pool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(zfstool, "_PAUSES", (0.0, 0.0))
-    web, other = pool.make("web"), pool.make("other")
-    pool.snapshot(web, "s1")
-    pool.zfs.busy |= {f"{P}/web", f"{P}/other"}
-    with pytest.raises(InUse, match=r"volume 'other' cannot be removed: .*is busy"):
-        pool.backend.destroy(other)
-    pool.backend.destroy(web)
-    assert pool.backend.volumes() == [other]
-    again = pool.make("web")
-    pool.zfs.busy.clear()
-    assert pool.reopen().volumes() == [other, again]
-    assert pool.zfs.names() == [P, f"{P}/other", f"{P}/web"]
-
-
-# -- kills ------------------------------------------------------------------------------------------------------
-
-
-def restored(pool: Pool, web: Volume) -> None:
-    pool.backend.stage(web)
-    pool.zfs.write(f"{P}/.{web.id}.new", "restored")
-    pool.backend.adopt_stage(web)
-
-
-def clone_of(snapshot: Snapshot) -> Volume:
-    return Volume(id="clone", name="clone", created=WHEN, options={"uid": "5"})
-
-
-OPERATIONS: dict[str, Callable[[Pool, Volume, Snapshot], object]] = {
-    "create": lambda pool, web, s: pool.backend.create(Volume(id="n", name="n", created=WHEN, options={"uid": "5"})),
-    "clone": lambda pool, web, s: pool.backend.create(clone_of(s), source=s),
-    "rename": lambda pool, web, s: pool.backend.rename(web, "shop"),
-    "trash": lambda pool, web, s: pool.backend.trash(web, WHEN),
-    "rollback": lambda pool, web, s: pool.backend.rollback(web, s),
-    "restore": lambda pool, web, s: restored(pool, web),
-    "destroy": lambda pool, web, s: pool.backend.destroy(web),
-    "destroy snapshot": lambda pool, web, s: pool.backend.destroy_snapshot(s),
-    "hold": lambda pool, web, s: pool.backend.hold(s, "audit"),
-}
-
-
-@pytest.mark.parametrize("history", ["fresh", "rolled back", "cloned"])
-@pytest.mark.parametrize("operation", OPERATIONS)
-def test_killed_between_any_two_commands_it_is_done_or_not_begun(
-    zfs: FakeZfs, tmp_path: Path, operation: str, history: str
-) -> None:
-    """T14, also for what workers see before the next daemon has tidied up."""
-    outcomes = []
-    for limit in range(30):
-        zfs.__init__()  # type: ignore[misc]
-        pool = Pool(zfs, tmp_path)
-        web = pool.make(text="one")
-        snapshot = pool.snapshot(web, "s1")
-        zfs.write(f"{P}/web", "two")
-        later = pool.snapshot(web, "s2")
-        if history == "rolled back":
-            pool.backend.rollback(web, snapshot)
-            pool.backend.rollback(web, later)
-        if history == "cloned":
-            pool.backend.create(Volume(id="c", name="c", created=WHEN), source=snapshot)
-        undone = pool.state()
-        zfs.limit = limit
-        try:
-            OPERATIONS[operation](pool, web, snapshot)
-        except Killed:
-            ended = False
-        else:
-            ended = True
-        zfs.limit = None
-        seen = pool.state()
-        pool.reopen()
-        assert pool.state() == seen
-        assert_accounted(pool)
-        outcomes.append(seen != undone)
-        if ended:
-            break
-    assert outcomes == sorted(outcomes)
-    assert (outcomes[0], outcomes[-1]) == (False, True)
-    for volume in [*pool.backend.volumes(), *pool.backend.trashed()]:
-        assert isinstance(volume, Volume)
-        for found in pool.backend.snapshots(volume):
-            assert isinstance(found, Snapshot)
-            pool.backend.release(found, "audit")
-        pool.backend.destroy(volume)
-    assert zfs.names() == [P]
-
-
-def assert_accounted(pool: Pool) -> None:
-    """Check that each dataset has its place, and is there for its contents or for a snapshot."""
-    survey = pool.backend._survey(points=True)
-    assert not survey.unfinished
-    known = set()
-    for family in survey.families.values():
-        assert not family.gone
-        assert family.head.leaf == family.place
-        assert all(dataset.needed for dataset in family.history)
-        known |= {dataset.name for dataset in family.datasets}
-    assert {name for name in pool.zfs.datasets if name.startswith(f"{P}/")} == known
-
-
-# -- what it costs ----------------------------------------------------------------------------------------------
 
 
 def test_operations_take_few_commands(pool: Pool) -> None:
