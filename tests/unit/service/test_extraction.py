@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -11,16 +12,18 @@ from pathlib import Path
 
 import pytest
 
+from snapvol import mountinfo
 from snapvol.api import JobState
 from snapvol.engine.progress import Silent
 from snapvol.errors import Damaged, NoSpace
 from snapvol.model import State
 from snapvol.service import extraction, scratch
+from snapvol.service.kernel import Proc, Site
 from snapvol.service.service import Service
 from support import leftovers
 from support.everything import everything
 from support.filesystems import mounted
-from support.process import run, wait_until
+from support.process import Server, run, wait_until
 from support.restoring import SECONDS, backed_up, created, restore
 from support.service import FakeKernel, imaged_pool, imaged_service
 from support.trees import Seen, below, differences, file, grow, look
@@ -202,6 +205,28 @@ def test_what_a_killed_daemon_left_is_removed_at_the_start(service: Service) -> 
     again = imaged_service(root)
     assert scratch.Scratch(root).left() == []
     again.close()
+
+
+@pytest.mark.root
+def test_T9_a_worker_keeps_no_volume_busy_but_its_own(tmp_path: Path) -> None:
+    mounts = tmp_path / "mounts"
+    script = (
+        "import sys, time; from pathlib import Path; from snapvol.service import extraction; "
+        "extraction.seclude(Path(sys.argv[1]), Path(sys.argv[2])); Path(sys.argv[3]).touch(); time.sleep(100)"
+    )
+    with mounted("ext4", mounts / "a", 16 << 20) as own, mounted("ext4", mounts / "b", 16 << 20) as other:
+        worker = Server([sys.executable, "-c", script, mounts, own, tmp_path / "ready"], tmp_path / "log")
+        try:
+            worker.ready((tmp_path / "ready").exists)
+            seen = [str(it.mountpoint) for it in mountinfo.parse(Path(f"/proc/{worker.pid}/mountinfo").read_text())]
+            assert str(own) in seen
+            assert str(other) not in seen
+            assert {str(own), str(other)} <= {str(it.mountpoint) for it in mountinfo.own()}  # ours are as before
+            for point in (own, other):
+                (device,) = {it.device for it in mountinfo.own() if str(it.mountpoint) == str(point)}
+                assert Proc().users(Site(path=point, sources=(device,))) == []
+        finally:
+            worker.kill_9()
 
 
 # -- what cp says -----------------------------------------------------------------------------------------------------
