@@ -155,7 +155,8 @@ class Inventory:
         found: dict[str, Item] = {}
         for item in sorted(self._committed(Role.VOLUME), key=_rank):
             found[item.of] = item
-        return {volume: item for volume, item in found.items() if volume not in self._gone()}
+        gone = self._gone()
+        return {volume: item for volume, item in found.items() if volume not in gone}
 
     def snapshots(self, volume_id: str) -> list[Item]:
         """Return a volume's snapshots, oldest first."""
