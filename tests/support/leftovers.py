@@ -80,7 +80,7 @@ def report(place: Path, seconds: float = 15.0) -> list[str]:
 
     The kernel takes its time over lazy unmounts and over the loop devices below them.
     """
-    deadline = time.monotonic() + patient(seconds)
+    deadline = time.monotonic() + min(patient(seconds), max(seconds, 40))
     while (left := _left(place)) and time.monotonic() < deadline:
         time.sleep(0.2)
     return left
