@@ -13,7 +13,8 @@ import re
 import shlex
 import struct
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from functools import cache
 from pathlib import Path
 
 from msgspec import Struct
@@ -34,8 +35,9 @@ READ: Mapping[str, tuple[str, ...]] = {
     EXT4: ("ro", "noload", "nosuid", "nodev", "noexec"),
     XFS: ("ro", "norecovery", "nouuid", "nosuid", "nodev", "noexec"),
 }
-# Kernels from 6.1 on can mount what mkfs.xfs makes with these settings, however new it is.
-_XFS_SETTINGS = "/usr/share/xfsprogs/mkfs/lts_6.1.conf"
+# What newer mkfs.xfs turn on, and Linux 6.1 cannot mount. (The files that mkfs.xfs brings for this it cannot itself read
+# in Debian 12.)
+_XFS_TOO_NEW = (("-i", "nrext64"), ("-i", "exchange"), ("-n", "parent"))
 _EXT4_FEATURES = "metadata_csum_seed"  # or a new UUID would mean new checksums everywhere
 # A thin pool hands out zeroed blocks. Writing zeros over them would only take space.
 _EXT4_EXTENDED = "nodiscard,assume_storage_prezeroed=1"
@@ -151,9 +153,7 @@ def make(device: Path, kind: str, words: list[str]) -> None:
             settings += [option, ",".join([ours, *given])]
         settings += [word for pair in pairs if pair[0] not in ("-O", "-E") for word in pair]
     else:
-        # Chosen words may contradict the file, which mkfs.xfs does not allow.
-        common = ["-c", f"options={_XFS_SETTINGS}"] if not words and os.path.exists(_XFS_SETTINGS) else []
-        settings = ["-q", "-K", *common, *words]
+        settings = ["-q", "-K", *_xfs_settings(), *words]
     try:
         shell.run(f"mkfs.{kind}", *settings, device)
     except ToolFailed as error:
@@ -162,6 +162,15 @@ def make(device: Path, kind: str, words: list[str]) -> None:
             raise StorageFailed(error.message, f"apt install {package}") from error
         said = next((line.strip() for line in error.stderr.splitlines() if line.strip()), "no message")
         raise StorageFailed(f"mkfs.{kind} failed: {said}", "look at the option lvm.mkfs" if words else None) from error
+
+
+@cache
+def _xfs_settings() -> tuple[str, ...]:
+    try:
+        usage = shell.run("mkfs.xfs")
+    except ToolFailed as error:
+        usage = error.stderr
+    return tuple(word for option, key in _XFS_TOO_NEW if f"{key}=" in usage for word in (option, f"{key}=0"))
 
 
 # -- changing ---------------------------------------------------------------------------------------------------
@@ -174,12 +183,12 @@ def mounted(device: Path, kind: str) -> Iterator[int]:
     Raises:
         StorageFailed: it cannot be mounted.
     """
-    with explained(f"the {kind} on {device} cannot be mounted"):
-        descriptor = mounting.mount_detached(str(device), kind, MOUNT[kind])
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
+    with ExitStack() as stack:
+        with explained(f"the {kind} on {device} cannot be mounted"):
+            mount = stack.enter_context(mounting.detached(str(device), kind, MOUNT[kind]))
+            root = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=mount)  # a mount's takes no ioctl
+            stack.callback(os.close, root)
+        yield root
 
 
 def empty(root: int, owner: Ownership) -> None:
