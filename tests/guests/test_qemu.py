@@ -1,8 +1,9 @@
-"""The guest with a ZFS kernel as a machine for tests; what all guests share is tested in `test_uml`, on a faster one."""
+"""The guest with a ZFS kernel as a machine for tests; what all guests share, `test_uml` tests on a faster one."""
 
 from __future__ import annotations
 
 import io
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -84,6 +85,23 @@ def test_a_pool_survives_the_power_cut(boot: Boot, tmp_path: Path) -> None:
     with boot(f"{pool}; cat /tank/v/.zfs/snapshot/s/f", disks=[disk], output=output) as guest:
         assert guest.wait() == 0
     assert output.getvalue().endswith(b"kept\n")
+
+
+def test_the_provisioning_of_the_vagrantfile_makes_both_pools_and_settings_for_them(boot: Boot, tmp_path: Path) -> None:
+    needs.program("lvm", what="lvm")
+    disks = [tmp_path / "lvm", tmp_path / "zfs"]
+    run("truncate", "--size=2G", *disks)
+    script = f"""
+        for again in 1 2; do packaging/vm/pools $SNAPVOL_TEST_DISKS; done
+        lvs --noheadings --options lv_attr vg0/pool
+        zpool list -H -o health tank
+        {sys.executable} -m snapvol config
+    """
+    output = io.BytesIO()
+    with boot(script, disks=disks, output=output) as guest:
+        assert guest.wait() == 0, output.getvalue().decode()
+    for word in ("  twi-a", "\nONLINE\n", "tank/volumes", "thin_pool"):
+        assert word in output.getvalue().decode()
 
 
 def test_a_machine_that_dies_is_no_exit_status(boot: Boot) -> None:
