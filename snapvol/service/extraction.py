@@ -130,6 +130,7 @@ def copy(root: Path, target: Path, path: bytes | None, written: int, progress: H
         facts = os.statvfs(old)
         progress.second(facts.f_files - facts.f_ffree)
         if path is None:
+            os.fchmod(new, 0o700)  # or what is made in it would inherit a setgid bit; its mode comes at last
             figures = _Copying(written, progress).run(f"{_by(old)}/.", f"{_by(new)}/")
         else:
             figures = _copy_path(stack, old, new, path, _Copying(written, progress))
