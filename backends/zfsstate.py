@@ -171,6 +171,7 @@ class ZfsPool(Backend):
 
     def snapshots(self, volume: Volume) -> Sequence[Snapshot | Damage]:
         """See `Backend.snapshots`."""
+        self._parent.check()
         when, changes, listed = self._listed
         if changes == self._tool.changes and time.monotonic() - when < _FRESH:
             known, snapshots = listed.pop(volume.id, (None, []))

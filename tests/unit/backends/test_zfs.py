@@ -109,6 +109,7 @@ def test_settings_are_refused_by_key(settings: dict[str, object], message: str) 
 def test_a_zpool_that_does_not_answer_is_not_asked(pool: Pool, state: str | None, message: str) -> None:
     """T40: the kernel says so; no program is started that would hang."""
     web = pool.make()
+    pool.backend.volumes()
     place = zfspool._STATES / "tank/state"
     if state is None:
         place.unlink()
