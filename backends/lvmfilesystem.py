@@ -35,8 +35,8 @@ READ: Mapping[str, tuple[str, ...]] = {
     EXT4: ("ro", "noload", "nosuid", "nodev", "noexec"),
     XFS: ("ro", "norecovery", "nouuid", "nosuid", "nodev", "noexec"),
 }
-# What newer mkfs.xfs turn on, and Linux 6.1 cannot mount. (The files that mkfs.xfs brings for this it cannot itself read
-# in Debian 12.)
+# What newer mkfs.xfs turn on, and Linux 6.1 cannot mount. (The files that come with it for this it cannot even read in
+# Debian 12.)
 _XFS_TOO_NEW = (("-i", "nrext64"), ("-i", "exchange"), ("-n", "parent"))
 _EXT4_FEATURES = "metadata_csum_seed"  # or a new UUID would mean new checksums everywhere
 # A thin pool hands out zeroed blocks. Writing zeros over them would only take space.
@@ -148,6 +148,8 @@ def make(device: Path, kind: str, words: list[str]) -> None:
     pairs = [(words[position], words[position + 1]) for position in range(0, len(words), 2)]
     if kind == EXT4:
         settings = ["-q", "-m", "0"]
+        if all(option != "-b" for option, _ in pairs):
+            settings += ["-b", "4096"]  # by itself mkfs takes less where it is small, and it may grow
         for option, ours in (("-O", _EXT4_FEATURES), ("-E", _EXT4_EXTENDED)):
             given = [value for key, value in pairs if key == option]
             settings += [option, ",".join([ours, *given])]
