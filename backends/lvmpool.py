@@ -104,9 +104,9 @@ class LvmPool(Backend):
             self._tools.retag([pool.name], add=[f"{lvmtags.POOL}{new_id()}"])
         self._disks = self._tools.disks()
         self._points.recover()
-        self._map().recover()
-        # Only now: a program that a killed daemon had started may have gone on until the lock was ours.
+        # Once more: a program that a killed daemon had started may have gone on; LVM reports when it has ended.
         inventory = self._refreshed()
+        self._map().recover()
         Recovery(self.pool, self._tools, self._thin, inventory).run()
         if inventory.id is None:
             raise StorageFailed(f"pool '{self.pool}': the thin pool {self._called} does not keep its tag")
@@ -267,7 +267,7 @@ class LvmPool(Backend):
     # -- looking up ---------------------------------------------------------------------------------------------
 
     def _refreshed(self) -> Inventory:
-        """Ask LVM, and remember the answer while the pool is open.
+        """Ask LVM, and remember the answer.
 
         Raises:
             PoolUnavailable: the group, or the pool in it, is not there.
@@ -277,8 +277,7 @@ class LvmPool(Backend):
             header = lvmheader.read(self._disks) if self._disks else None
             inventory = Inventory(self._tools.report(), self._settings.thin_pool)
             self._usable(inventory)
-            if self._claim is not None:
-                self._known, self._header = inventory, header
+            self._known, self._header = inventory, header
             return inventory
 
     def _current(self) -> Inventory:

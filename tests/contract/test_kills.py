@@ -193,7 +193,8 @@ def test_killed_at_every_step_it_is_done_or_not_begun(
     # It begins undone, ends done, and never goes back in between.
     assert found == sorted(found)
     assert found[0] is False
-    assert len(found) > 2, "so few steps: the test does not see them"
+    # One command of LVM can be all that there is to be interrupted.
+    assert len(found) > (1 if variant.backend == "lvm" else 2), "so few steps: the test does not see them"
     assert found[-1] is True
 
 
