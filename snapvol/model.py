@@ -115,7 +115,7 @@ class Health(Struct, frozen=True, kw_only=True):
 
     Attributes:
         ok: volumes can be created, written and snapshotted.
-        problem: what is wrong, in a line, where it is not.
+        problem: what is wrong, in a line: why it is not, or what to look at although it is (a lost disk).
         size: bytes in all.
         free: bytes that can still be written.
         metadata_size: bytes for the storage's own bookkeeping, where that can fill up by itself (thin pools).

@@ -150,6 +150,8 @@ def pools(every: Iterable[Pool]) -> Iterator[Finding]:
             yield _error(subject, health.problem or "it is not well")
         else:
             yield _ok(subject, f"{pool.kind}, {health.free >> 20} of {health.size >> 20} MiB free{_metadata(health)}")
+            if health.problem is not None:
+                yield _warning(subject, health.problem)
         if not features.snapshots:
             yield _warning(subject, f"has no snapshots, so no backups: {features.reason or 'its storage cannot'}")
         elif not features.shared_blocks:

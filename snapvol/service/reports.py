@@ -137,6 +137,8 @@ class Reports:
                 yield Finding(
                     level=Level.ERROR, subject=f"pool '{pool.name}'", message=problem, command="snapvol doctor"
                 )
+            elif pool.health.problem is not None:  # it works, but should be looked at
+                yield Finding(level=Level.WARNING, subject=f"pool '{pool.name}'", message=pool.health.problem)
         for damage in catalog.damages():
             yield Finding(level=Level.ERROR, subject=f"volume '{damage.name}'", message=f"is damaged: {damage.reason}")
         for damage in catalog.damaged_trash():

@@ -143,6 +143,17 @@ def test_T40_a_pool_that_is_not_well_is_told(service: Service) -> None:
     assert finding.message == "its disk is missing"
 
 
+def test_T40_a_pool_that_works_with_a_disk_less_is_a_warning(service: Service) -> None:
+    ready(service)
+    service._context.catalog.pools["default"].health = Health(ok=True, problem="zpool 'tank' is DEGRADED")
+    (finding,) = service.reports.status().findings
+    assert (finding.level, finding.subject, finding.message) == (
+        Level.WARNING,
+        "pool 'default'",
+        "zpool 'tank' is DEGRADED",
+    )
+
+
 def test_T41_a_damaged_volume_is_told_with_its_reason(tmp_path: Path) -> None:
     first = directory_service(tmp_path / "root")
     ready(first)
