@@ -28,7 +28,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def concerns(item: pytest.Item) -> bool:
     """Return whether a test is one for the chosen storage."""
     if not storage.STORAGE:
-        return not {"mounting", "blocks", "datasets"} & set(getattr(item, "fixturenames", ()))
+        return not {"mounting", "blocks", "datasets", "small"} & set(getattr(item, "fixturenames", ()))
     parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
     return any(
         value in VARIANTS if isinstance(value, str) else value in VARIANTS.values()

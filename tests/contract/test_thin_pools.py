@@ -1,0 +1,205 @@
+"""What only thin pools get into: full of data or metadata, not zeroing, halted by a process that was killed (T39)."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from snapvol.backends import BACKENDS, devicemapper, freeze
+from snapvol.errors import NoSpace, PoolUnavailable, SettingsError
+from snapvol.model import Volume
+from support import disks
+from support.process import run, wait_until
+from support.storage import VARIANTS, Pool, Variant
+
+pytestmark = pytest.mark.root
+THIN = [VARIANTS[name] for name in ("lvm-ext4",) if name in VARIANTS]
+
+
+@pytest.fixture(params=[pytest.param(variant, id="lvm-ext4") for variant in THIN])
+def small(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Pool]:
+    """A pool of its own, of 128 MiB, which fails writes when it is full."""
+    variant: Variant = request.param
+    settings = disks.another("lvm", "128M")
+    run("lvchange", "--errorwhenfull", "y", called(settings))
+    backend = BACKENDS["lvm"]("pool", settings, root=tmp_path)
+    pool = Pool(backend, variant, settings, tmp_path, backend.open())
+    try:
+        yield pool
+    finally:
+        pool.backend.close()
+        disks.drop(settings)
+
+
+def called(settings: object) -> str:
+    assert isinstance(settings, dict)
+    return f"{settings['volume_group']}/{settings['thin_pool']}"
+
+
+def marked(pool: Pool, **marks: int) -> None:
+    """Open the pool with other marks."""
+    pool.backend.close()
+    pool.settings = {**pool.settings, **marks}
+    pool.reopen()
+
+
+def filled(pool: Pool, volume: Volume, size: int) -> None:
+    with pool.mounted(volume) as root, (root / "filler").open("wb") as file:
+        for _ in range(size >> 20):
+            file.write(os.urandom(1 << 20))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def test_nothing_new_is_made_beyond_a_mark(small: Pool) -> None:
+    """T39: refused before anything fails half way, with the numbers; what there is goes on."""
+    web = small.volume("web")
+    first = small.snapshot(web, "s1")
+    for mark, what in (("data_mark", "data"), ("metadata_mark", "metadata")):
+        filled(small, web, 8 << 20)
+        marked(small, **{"data_mark": 100, "metadata_mark": 100, mark: 2})
+        calls: list[Callable[[], object]] = [
+            lambda: small.volume("new"),
+            lambda: small.snapshot(web, "s2"),
+            lambda: small.backend.create(small.record("clone"), source=first),
+            lambda: small.backend.stage(web),
+            lambda: small.backend.stage_image(web, 8 << 20),
+        ]
+        for call in calls:
+            with pytest.raises(NoSpace, match=rf"the {what} of the thin pool .* is \d+\.\d % full, its mark is 2 %"):
+                call()
+        health = small.backend.health()
+        assert not health.ok
+        assert mark in str(health.problem)
+        assert small.names() == {"web"}
+        small.put(web, f="still")
+        small.backend.resize(web, 12 << 30)
+        small.backend.rollback(web, first)
+    marked(small, data_mark=100, metadata_mark=100)
+    small.snapshot(web, "s2")
+    small.clear()
+
+
+def test_a_pool_that_ran_full_is_told_and_can_be_emptied(small: Pool) -> None:
+    """T39."""
+    marked(small, data_mark=100)
+    web, other = small.volume("web"), small.volume("other")
+    small.put(other, f="one")
+    with pytest.raises(OSError, match=r"error|No space"):
+        filled(small, web, 160 << 20)
+    wait_until(lambda: not small.backend.health().ok, 20)
+    assert "full" in str(small.backend.health().problem)
+    with pytest.raises((NoSpace, PoolUnavailable)):
+        small.snapshot(other, "s1")
+    small.reopen()
+    assert small.names() == {"web", "other"}
+    small.backend.unmount(web)
+    small.backend.destroy(web)
+    wait_until(lambda: small.backend.health().ok, 20)
+    small.snapshot(other, "s1")
+    assert small.get(other) == {"f": b"one"}
+
+
+def test_a_pool_that_does_not_zero_is_refused(small: Pool) -> None:
+    """A new volume would show what others have removed."""
+    small.backend.close()
+    run("lvchange", "--zero", "n", called(small.settings))
+    try:
+        with pytest.raises(PoolUnavailable, match=r"what others left in them; lvchange --zero y"):
+            small.fresh().open()
+        assert not small.fresh().health().ok
+    finally:
+        run("lvchange", "--zero", "y", called(small.settings))
+    small.reopen()
+
+
+def test_what_is_no_thin_pool_is_refused(small: Pool) -> None:
+    group = str(small.settings["volume_group"])
+    run("lvcreate", "--size", "4M", "--name", "linear", group)
+    try:
+        wrong = {"volume_group": group, "thin_pool": "linear"}
+        with pytest.raises(SettingsError, match="is a linear volume, not a thin pool"):
+            BACKENDS["lvm"]("other", wrong, root=small.root).open()
+        with pytest.raises(PoolUnavailable, match=r"there is no thin pool .*nothing"):
+            BACKENDS["lvm"]("other", {**wrong, "thin_pool": "nothing"}, root=small.root).open()
+    finally:
+        run("lvremove", "--yes", f"{group}/linear")
+
+
+def test_a_pool_that_lost_its_tag_is_not_taken_for_a_new_one(small: Pool) -> None:
+    """T40, T41."""
+    web = small.volume("web")
+    small.backend.close()
+    tag = f"snapvol.pool={small.identity}"
+    run("lvchange", "--deltag", tag, called(small.settings))
+    for expected in (None, small.identity):
+        with pytest.raises(PoolUnavailable, match=f"lvchange --addtag {tag}"):
+            small.fresh().open(expected=expected)
+    run("lvchange", "--addtag", tag, called(small.settings))
+    small.reopen()
+    assert small.stored("web") == web
+
+
+def test_nobody_stands_still_when_the_one_who_halted_them_is_killed(
+    small: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = small.volume("one"), small.volume("two")
+    devices = []
+    for volume in (one, two):
+        point = small.backend.mount(volume)
+        devices.append(Path(run("findmnt", "-n", "-o", "SOURCE", point).stdout.strip()).name)
+    small.backend.close()
+
+    def killed(*_: object) -> None:
+        assert all(map(devicemapper.suspended, devices))
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    child = os.fork()
+    if child == 0:
+        try:
+            monkeypatch.setattr(devicemapper, "message", killed)
+            backend = small.fresh()
+            backend.open()
+            backend.snapshot([one, two], "s1")
+        finally:
+            os._exit(1)
+    _, status = os.waitpid(child, 0)
+    assert os.WTERMSIG(status) == signal.SIGKILL
+    began = time.monotonic()
+    wait_until(lambda: not any(map(devicemapper.suspended, devices)), freeze.SECONDS)
+    assert time.monotonic() - began < freeze.SECONDS / 2
+    small.reopen()
+    for volume in (one, two):
+        assert small.snapshots(volume) == []
+        small.backend.mountpoint(volume).joinpath("f").write_text("goes on")
+        small.backend.unmount(volume)
+    small.clear()
+    assert disks.logical_volumes(disks.MORE) == []
+
+
+def test_halting_for_too_long_makes_no_snapshot(small: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, two = small.volume("one"), small.volume("two")
+    for volume in (one, two):
+        small.backend.mount(volume)
+    monkeypatch.setattr(freeze, "SECONDS", 1)
+    message = devicemapper.message
+
+    def slow(device: str, text: str) -> None:
+        time.sleep(1)
+        message(device, text)
+
+    monkeypatch.setattr(devicemapper, "message", slow)
+    with pytest.raises(Exception, match="had to go on after 1 s"):
+        small.backend.snapshot([one, two], "s1")
+    monkeypatch.undo()
+    for volume in (one, two):
+        assert small.snapshots(volume) == []
+        small.backend.mountpoint(volume).joinpath("f").write_text("goes on")
+        small.backend.unmount(volume)
+    small.clear()
+    assert disks.logical_volumes(disks.MORE) == []
