@@ -44,10 +44,15 @@ def test_after_each_power_cut_every_volume_is_whole_or_absent(tmp_path: Path, ki
         place=tmp_path,
         disks=disks,
         seconds=patient(300),
-        env={"PYTHONPATH": str(Path(__file__).parents[1]), "SNAPVOL_TEST_STORAGE": kind, "SNAPVOL_TEST_SEED": SEED},
+        env={
+            "PYTHONPATH": str(Path(__file__).parents[1]),
+            "SNAPVOL_TEST_STORAGE": kind,
+            "SNAPVOL_TEST_SEED": SEED,
+            "SNAPVOL_TEST_CUTS": str(CUTS),
+        },
     )
     worked = 0
     for boot in boots:
-        print(f"boot {boot.number}, cut after {boot.moment} s\n{boot.before}{boot.work}")
+        print(f"boot {boot.number}, seed {SEED}, cut after {boot.moment} s\n{boot.before}{boot.work}", flush=True)
         worked += boot.work.count("done ")
     assert worked, "the cuts came before anything was done"

@@ -1,162 +1,74 @@
-"""A daemon at work on a machine whose power may go at any moment, and the account of what it had acknowledged.
+"""A daemon at work on a machine whose power may go at any moment, and what must be there when it is back.
 
 Run in a lab guest as ``python -m support.power prepare|work|check``. The first disk has the pool; the second the
-daemon's state, the repository, and the account: what was begun, and what was acknowledged, each line synced. After a
-cut everything must be as the account says; what was begun and not acknowledged may be done or not.
+daemon's state, the repository and the account (`support.account`). After a cut all is as the account says; the step
+that was begun and not acknowledged is done as a whole, or not at all.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import random
+import shutil
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from snapvol.api import BASE_HOLD
 from snapvol.backend import Backend
 from snapvol.backends import BACKENDS
 from snapvol.client import Client, RestoreRequest
-from snapvol.errors import SnapvolError
+from snapvol.errors import Protected, SnapvolError
 from snapvol.model import Damage, Snapshot, Volume
 from support import disks
+from support.account import BACKED_UP, Account, Journal, Kept, Known, Step, chosen
 from support.process import run, wait_until
 from support.servers import Snapvol, password_file
-from support.storage import LAB, STORAGE, Pool, contents
+from support.storage import LAB, STORAGE, Pool
 
 KEPT = Path("/var/lib/snapvol/kept")
-MOST = 4  # volumes at a time
-SIZE = 320
+JOURNAL = Journal(KEPT / "account")
+SIZE, MORE = 320 << 20, 32 << 20  # bytes
 FILE = "f"
+REPEATED = 20_000  # a file that is written by halves shows it
+BOOT = os.environ.get("SNAPVOL_TEST_BOOT", "")
+LAST = os.environ.get("SNAPVOL_TEST_CUTS", "")
+HOLDER, PASSER = "held", "passer"
+RUNTIME = Path("/run/snapvol")
+CLIENT = Client(RUNTIME / "api.sock")
 
 
-@dataclass
-class Account:
-    """What must be there.
-
-    Attributes:
-        live: name → what its file holds.
-        snapshots: name → snapshot → what its file holds.
-        gone: names of volumes that were removed for ever, or are in the trash.
-    """
-
-    live: dict[str, str] = field(default_factory=dict)
-    snapshots: dict[str, dict[str, str]] = field(default_factory=dict)
-
-    def apply(self, step: dict[str, Any]) -> None:
-        """Do what a step does."""
-        name, verb = step["volume"], step["verb"]
-        if verb == "create":
-            self.live[name], self.snapshots[name] = step["text"], {}
-        elif verb == "write":
-            self.live[name] = step["text"]
-        elif verb == "snapshot":
-            self.snapshots[name][step["snapshot"]] = self.live[name]
-        elif verb == "destroy snapshot":
-            del self.snapshots[name][step["snapshot"]]
-        elif verb == "rollback":
-            self.live[name] = self.snapshots[name][step["snapshot"]]
-        elif verb == "restore":
-            self.live[name] = step["text"]
-        elif verb == "clone":
-            self.live[step["to"]], self.snapshots[step["to"]] = self.snapshots[name][step["snapshot"]], {}
-        elif verb == "remove":
-            del self.live[name], self.snapshots[name]
-
-
-def journal() -> Path:
-    return KEPT / "account"
-
-
-def note(kind: str, step: dict[str, Any]) -> None:
-    """Write a line of the account, and have it on the disk."""
-    with journal().open("a") as file:
-        file.write(json.dumps({"kind": kind, **step}) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    print(kind, step["verb"], step["volume"], flush=True)
-
-
-def told() -> tuple[Account, dict[str, Any] | None]:
-    """Return what was acknowledged, and the step that was begun after it."""
-    account, begun = Account(), None
-    for line in journal().read_text().splitlines():
-        with suppress(ValueError):  # the last line, cut short
-            entry = json.loads(line)
-            if entry["kind"] == "done":
-                account.apply(entry)
-            begun = entry if entry["kind"] == "begun" else None
-    return account, begun
-
-
-# -- the machine ------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def machine() -> Iterator[tuple[Snapvol, Client]]:
-    """The disks in place and the daemon running, as after any boot."""
+def machine() -> Snapvol:
+    """Return the daemon that is to run, with the disks in place, as after any boot."""
     KEPT.mkdir(parents=True, exist_ok=True)
     run("mount", disks.given()[1], KEPT)
-    if STORAGE == "zfs":
-        run("zpool", "import", "-aN", check=False)
-    settings = disks.pool(STORAGE)
+    RUNTIME.mkdir(exist_ok=True)
     host = Snapvol(
         KEPT,
         {
-            "pools": {"default": {"backend": STORAGE, **settings}},
+            "pools": {"default": {"backend": STORAGE, **disks.pool(STORAGE)}},
             "repositories": {"default": {"url": KEPT / "repository", "password_file": password_file(KEPT)}},
-            "daemon": {"runtime": "/run/snapvol"},
+            "daemon": {"runtime": RUNTIME, "api_socket": RUNTIME / "api.sock"},
         },
+        RUNTIME / "plugin.sock",
     )
-    host.api_socket = Path("/run/snapvol/api.sock")
-    host.settings["daemon"] |= {"api_socket": host.api_socket}
-    host.configure()
-    Path("/run/snapvol").mkdir(mode=0o755, exist_ok=True)
-    host.start(120)
-    try:
-        yield host, Client(host.api_socket)
-    finally:
-        host.stop()
+    host.api_socket = RUNTIME / "api.sock"
+    return host
 
 
 def prepare() -> None:
     run("mkfs.ext4", "-q", disks.given()[1])
-    with machine() as (host, client):
-        host.cli("repo", "init")
-        client.create("base", options(), {})
-        put(client, "base", "backed up")
-        finished(client, client.back_up(["base"])[0].id)
-        journal().touch()
-        note("done", {"verb": "create", "volume": "base", "text": "backed up"})
+    host = machine().start(120)
+    host.cli("repo", "init")
+    for step in (
+        {"verb": "create", "volume": "base", "fs": "ext4"},
+        {"verb": "write", "volume": "base", "text": BACKED_UP},
+    ):
+        perform(step, set())
+        JOURNAL.note("done", step)
+    finish(CLIENT.back_up(["base"])[0].id)
     run("sync")
-
-
-def options() -> dict[str, str]:
-    return {"size": f"{SIZE}M"}
-
-
-def put(client: Client, name: str, text: str) -> None:
-    """Write the volume's file as those do who mean it to last."""
-    root = client.mount(name, "power")
-    try:
-        with (root / ".new").open("w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.rename(root / ".new", root / FILE)
-        directory = os.open(root, os.O_DIRECTORY)
-        os.fsync(directory)
-        os.close(directory)
-    finally:
-        client.unmount(name, "power")
-
-
-def finished(client: Client, job: str) -> None:
-    wait_until(lambda: client.job(job).state not in ("waiting", "queued", "running"), 120)
-    assert client.job(job).state == "done", client.job(job)
 
 
 # -- work -------------------------------------------------------------------------------------------------------
@@ -164,124 +76,219 @@ def finished(client: Client, job: str) -> None:
 
 def work() -> None:
     """Do one thing after another until the power goes."""
-    chance = random.Random(os.environ.get("SNAPVOL_TEST_SEED", "") + os.environ["SNAPVOL_TEST_BOOT"])
-    account, _ = told()
-    with machine() as (_, client):
-        for number in range(1_000_000):
-            step = chosen(chance, account, f"{os.environ['SNAPVOL_TEST_BOOT']}-{number}")
-            note("begun", step)
-            perform(client, step)
-            account.apply(step)
-            note("done", step)
+    chance = random.Random(os.environ.get("SNAPVOL_TEST_SEED", "") + "/" + BOOT)
+    account, _ = JOURNAL.read()
+    mounted: set[str] = set()
+    for number in range(1_000_000):
+        step = chosen(chance, account, f"{BOOT}-{number}")
+        if step["verb"] == "resize":
+            step["size"] = (CLIENT.volume(step["volume"]).size or SIZE) + MORE
+        JOURNAL.note("begun", step)
+        try:
+            perform(step, mounted)
+        except Protected as error:  # such as a snapshot that clones need
+            print(f"refused: {error}", flush=True)
+            JOURNAL.note("undone", step)
+            continue
+        name = step["to"] if step["verb"] in ("clone", "restore", "rename", "undelete") else step["volume"]
+        with suppress(SnapvolError):  # it has been removed
+            step["size"] = CLIENT.volume(name).size
+        account = account.after(step)
+        JOURNAL.note("done", step)
 
 
-def chosen(chance: random.Random, account: Account, mark: str) -> dict[str, Any]:
-    """Return a step that is possible."""
-    name = chance.choice(sorted(account.live))
-    verbs = ["write", "snapshot", "resize", "restore"]
-    if account.snapshots[name]:
-        verbs += ["rollback", "rollback", "destroy snapshot"]
-    if len(account.live) < MOST:
-        verbs += ["create", "clone"] if account.snapshots[name] else ["create"]
-    if len(account.live) > 2 and name != "base":
-        verbs += ["remove", "remove"]
-    verb = chance.choice(verbs)
-    step: dict[str, Any] = {"verb": verb, "volume": name}
-    if verb == "create":
-        step |= {"volume": f"v{mark}", "text": ""}
-    elif verb == "write":
-        step |= {"text": mark * 100}
-    elif verb == "snapshot":
-        step |= {"snapshot": f"s{mark}"}
-    elif verb == "restore":
-        step |= {"text": "backed up"}
-    elif verb in ("rollback", "destroy snapshot", "clone"):
-        step |= {"snapshot": chance.choice(sorted(account.snapshots[name])), "to": f"c{mark}"}
-    elif verb == "remove":
-        step |= {"permanent": chance.random() < 0.5}
-    return step
-
-
-def perform(client: Client, step: dict[str, Any]) -> None:
+def perform(step: Step, mounted: set[str]) -> None:
+    """Do a step. Some leave the volume mounted, which others must not find."""
     name, verb = step["volume"], step["verb"]
+    if verb in ("rollback", "refill", "remove", "rename") and name in mounted:
+        CLIENT.unmount(name, HOLDER)
+        mounted.discard(name)
     if verb == "create":
-        client.create(name, options(), {})
-    elif verb == "write":
-        put(client, name, step["text"])
-    elif verb == "snapshot":
-        client.snapshot([name], step["snapshot"], "")
-    elif verb == "destroy snapshot":
-        client.destroy_snapshot(name, step["snapshot"])
-    elif verb == "rollback":
-        client.rollback(name, step["snapshot"])
-    elif verb == "resize":
-        size = (client.volume(name).size or SIZE << 20) + (32 << 20)
-        client.resize(name, str(size))
-    elif verb == "restore":
-        request = RestoreRequest(backup="base", volume=name, in_place=True)
-        finished(client, client.restore(request).id)
+        CLIENT.create(name, _options(step), {})
     elif verb == "clone":
-        client.create(step["to"], {"snapshot": f"{name}@{step['snapshot']}"}, {})
+        CLIENT.create(step["to"], {"snapshot": f"{name}@{step['snapshot']}"}, {})
+    elif verb == "write":
+        write(name, step["text"])
+    elif verb == "mount":
+        (CLIENT.mount(name, HOLDER) / ".unsaved").write_text(FILE * REPEATED)
+        mounted.add(name)
+    elif verb == "resize":
+        CLIENT.resize(name, str(step["size"]))
+    elif verb == "rename":
+        CLIENT.rename(name, step["to"])
+    else:
+        _perform_more(step)
+
+
+def _perform_more(step: Step) -> None:
+    name, verb = step["volume"], step["verb"]
+    if verb == "snapshot":
+        CLIENT.snapshot([name, *step["others"]], step["snapshot"], "")
+    elif verb == "hold":
+        CLIENT.hold(name, step["snapshot"], "user")
+    elif verb == "release":
+        CLIENT.release(name, step["snapshot"], "user")
+    elif verb == "destroy":
+        CLIENT.destroy_snapshot(name, step["snapshot"])
+    elif verb == "rollback":
+        CLIENT.rollback(name, step["snapshot"])
+    elif verb == "refill":
+        finish(CLIENT.restore(RestoreRequest(backup="base", volume=name, in_place=True)).id)
+    elif verb == "restore":
+        finish(CLIENT.restore(RestoreRequest(backup="base", volume=step["to"])).id)
     elif verb == "remove":
-        client.remove(name, permanent=step["permanent"])
+        CLIENT.remove(name, permanent=step["permanent"])
+    elif verb == "undelete":
+        CLIENT.undelete(name, step["to"])
+    elif verb == "expel":
+        CLIENT.empty_trash(name)
+    else:
+        raise ValueError(verb)
+
+
+def _options(step: Step) -> dict[str, str]:
+    return {"size": str(SIZE), **({"fs": step["fs"]} if STORAGE == "lvm" else {})}
+
+
+def body(text: str) -> str:
+    return (text + "\n") * REPEATED if text else ""
+
+
+def write(name: str, text: str) -> None:
+    """Write the volume's file as those do who mean it to last, and another as those do who do not."""
+    root = CLIENT.mount(name, PASSER)
+    try:
+        with (root / ".new").open("w") as file:
+            file.write(body(text))
+            file.flush()
+            os.fsync(file.fileno())
+        os.rename(root / ".new", root / FILE)
+        directory = os.open(root, os.O_DIRECTORY)
+        os.fsync(directory)
+        os.close(directory)
+        (root / ".unsaved").write_text(body(text)[::-1])
+    finally:
+        CLIENT.unmount(name, PASSER)
+
+
+def read(root: Path) -> str:
+    """Return the text that a volume or snapshot holds."""
+    if not (root / FILE).exists():
+        return ""
+    found = (root / FILE).read_text(errors="replace")
+    text = found.partition("\n")[0]
+    return text if found == body(text) else f"a part of: {text}"
+
+
+def finish(job: str) -> None:
+    """Wait until a job is done."""
+    wait_until(lambda: CLIENT.job(job).state.ended, 120)
+    assert CLIENT.job(job).state == "done", CLIENT.job(job)
 
 
 # -- the account is asked for -----------------------------------------------------------------------------------
 
 
+@dataclass
+class Look:
+    """What is there.
+
+    Attributes:
+        found: all that can be read.
+        broken: volumes that say why they cannot be mounted.
+        own: snapshots that the daemon made by itself, with their volumes' names.
+    """
+
+    found: Account
+    broken: set[str]
+    own: list[tuple[str, str]]
+
+
 def check() -> None:
     """Compare with the account; what was begun and not acknowledged is then settled, as it turned out."""
-    account, begun = told()
-    with machine() as (_, client):
-        wait_until(lambda: all(job.state not in ("waiting", "queued", "running") for job in client.jobs()), 120)
-        seen, broken = look(client)
-        touched = {begun["volume"], begun.get("to", "")} if begun else set()
-        assert broken <= touched, f"{broken - touched} broken, and nobody was at work there"
-        after = Account(dict(account.live), {name: dict(known) for name, known in account.snapshots.items()})
-        if begun:
-            after.apply(begun)
-        assert within(seen, account) or within(seen, after), f"{seen}\nneither {account}\nnor, after {begun}: {after}"
-        if begun and within(seen, after):
-            note("done", {name: value for name, value in begun.items() if name != "kind"})
-        elif begun:
-            note("undone", {name: value for name, value in begun.items() if name != "kind"})
-        for name in broken:
-            client.remove(name, permanent=True)
-        client.empty_trash()
-    leaks()
-    print("well:", len(seen.live), "volumes,", sum(map(len, seen.snapshots.values())), "snapshots", flush=True)
+    host = machine()
+    account, begun = JOURNAL.read()
+    start = host.log.stat().st_size
+    try:
+        host.start(120)
+        wait_until(lambda: all(job.state.ended for job in CLIENT.jobs()), 120)
+        look = looked(account)
+        settle(look, account, begun)
+        for name in look.broken:
+            CLIENT.remove(name, permanent=True)
+        for volume, snapshot in look.own:
+            with suppress(Protected):
+                CLIENT.destroy_snapshot(volume, snapshot)
+        if BOOT == LAST:
+            finale()
+        leaks()
+    finally:
+        print(host.log.read_bytes()[start:].decode(), flush=True)
+    held = sum(len(known.snapshots) for known in look.found.live.values())
+    print(f"well: {len(look.found.live)} volumes, {held} snapshots, {len(look.found.trash)} removed", flush=True)
 
 
-def look(client: Client) -> tuple[Account, set[str]]:
-    """Return what is there, and the volumes that cannot be mounted but say why."""
-    seen, broken = Account(), set()
+def settle(look: Look, account: Account, begun: Step | None) -> None:
+    """Hold what is there against the account, and complete it."""
+    touched = {begun["volume"], begun.get("to", "")} if begun else set()
+    assert look.broken <= touched, f"{look.broken - touched}: broken, and nobody was at work there"
+    before = account.differences(look.found)
+    if begun is None:
+        assert not before, "\n".join(before)
+        return
+    after = account.after(begun).differences(look.found)
+    assert not before or not after, "\n".join([f"{begun}", "as if undone:", *before, "as if done:", *after])
+    JOURNAL.note("done" if before else "undone", begun)
+
+
+def looked(expected: Account) -> Look:
+    """Look at everything there is. What the removed volumes hold is seen when they are brought back."""
+    look = Look(Account(), set(), [])
     backend = opened()
-    for volume in backend.volumes():
-        assert not isinstance(volume, Damage), volume
-        told = client.volume(volume.name)
+    for volume in [*backend.volumes(), *backend.trashed()]:
+        assert isinstance(volume, Volume), volume
+        snapshots = seen_snapshots(backend, volume)
+        if volume.deleted is not None:
+            old = expected.trash.get(volume.name) or expected.live.get(volume.name)
+            look.found.trash[volume.name] = Known(old.text if old else "", old.size if old else None, snapshots)
+            continue
+        told = CLIENT.volume(volume.name)
         assert not told.damaged, told
         if told.state != "ready":
             assert told.error, told
-            broken.add(volume.name)
+            look.broken.add(volume.name)
             continue
-        root = client.mount(volume.name, "look")
-        seen.live[volume.name] = contents(root).get(FILE, b"").decode()
-        client.unmount(volume.name, "look")
-        seen.snapshots[volume.name] = {}
-        for snapshot in backend.snapshots(volume):
-            assert isinstance(snapshot, Snapshot), snapshot
-            with backend.open_snapshot(snapshot) as tree:
-                seen.snapshots[volume.name][snapshot.name] = contents(tree.root).get(FILE, b"").decode()
-    return seen, broken
+        look.own += [(volume.name, name) for name in snapshots if not name.startswith("s")]
+        root = CLIENT.mount(volume.name, PASSER)
+        room = shutil.disk_usage(root).total
+        assert room > 0.7 * (told.size or 0), f"{volume.name}: its file system has {room} bytes, of {told.size}"
+        look.found.live[volume.name] = Known(read(root), told.size, snapshots)
+        CLIENT.unmount(volume.name, PASSER)
+    assert not [one for one in CLIENT.trash() if one.error], CLIENT.trash()
+    return look
 
 
-def within(seen: Account, expected: Account) -> bool:
-    """Return whether what is seen is what is expected; what the daemon itself has snapshotted may be there too."""
-    return seen.live == expected.live and all(
-        known.items() <= seen.snapshots[name].items()
-        and all(not other.startswith("s") or other in known for other in seen.snapshots[name])
-        for name, known in expected.snapshots.items()
-    )
+def seen_snapshots(backend: Backend, volume: Volume) -> dict[str, Kept]:
+    found = {}
+    for snapshot in backend.snapshots(volume):
+        assert isinstance(snapshot, Snapshot), snapshot
+        with backend.open_snapshot(snapshot) as tree:
+            held = any(not tag.startswith(BASE_HOLD) for tag in snapshot.holds)
+            found[snapshot.name] = Kept(read(tree.root), held)
+    return found
+
+
+def finale() -> None:
+    """Use every volume that all the cuts have left, and destroy it."""
+    for volume in CLIENT.volumes():
+        write(volume.name, "last")
+        CLIENT.snapshot([volume.name], "last", "")
+        for snapshot in CLIENT.snapshots(volume.name):
+            for tag in snapshot.holds:
+                CLIENT.release(volume.name, snapshot.name, tag)
+    for volume in CLIENT.volumes():
+        CLIENT.remove(volume.name, permanent=True)
+    CLIENT.empty_trash()
 
 
 def opened() -> Backend:
@@ -290,15 +297,14 @@ def opened() -> Backend:
 
 
 def leaks() -> None:
-    """Compare with the storage's own lists, when the daemon has ended."""
+    """Compare with the storage's own lists."""
     variant = next(variant for variant in LAB.values() if variant.backend == STORAGE)
     backend = opened()
-    pool = Pool(backend, variant, disks.pool(STORAGE), KEPT / "state", backend.open())
-    for volume in backend.volumes():
-        assert isinstance(volume, Volume)
-        backend.unmount(volume)
-    assert pool.leaks() == []
-    backend.close()
+    assert not [volume for volume in [*backend.volumes(), *backend.trashed()] if isinstance(volume, Damage)]
+    pool = Pool(backend, variant, disks.pool(STORAGE), KEPT / "state", "")
+    assert pool.leaks() == [], pool.inventory()
+    if BOOT == LAST:
+        assert pool.inventory() == []
 
 
 if __name__ == "__main__":
