@@ -226,6 +226,24 @@ def grow(root: int, kind: str, size: int) -> None:
         fcntl.ioctl(root, _XFS_GROW, struct.pack("=Q I 4x", size // block, percent))
 
 
+def fill(device: Path, size: int, slack: int) -> None:
+    """Grow a file system, mounted or not, whose device has grown before a kill came.
+
+    Args:
+        device: that it is on.
+        size: of the device, in bytes.
+        slack: bytes that a file system may leave.
+
+    Raises:
+        OSError: the kernel refuses.
+        StorageFailed: it cannot be mounted.
+    """
+    facts = probe(device)
+    if facts is not None and size - facts.size >= slack:
+        with mounted(device, facts.kind) as root:
+            grow(root, facts.kind, size)
+
+
 def renew_uuid(device: Path, kind: str) -> None:
     """Give a clean file system that is not mounted a UUID that no other has (T11).
 

@@ -138,10 +138,5 @@ class Recovery:
 
     def _fill(self, item: Item) -> None:
         """Grow a file system whose device has grown."""
-        if item.lv.number is None:
-            return
-        facts = lvmfilesystem.probe(item.lv.path)
-        if facts is None or item.lv.lv_size - facts.size < item.lv.vg_extent_size:
-            return
-        with lvmfilesystem.mounted(item.lv.path, facts.kind) as root:
-            lvmfilesystem.grow(root, facts.kind, item.lv.lv_size)
+        if item.lv.number is not None:  # else when it is mounted
+            lvmfilesystem.fill(item.lv.path, item.lv.lv_size, item.lv.vg_extent_size)

@@ -284,6 +284,7 @@ class LvmVolumes(LvmPool):
         assert item.record is not None
         kind, point = item.record.filesystem, self.mountpoint(item.volume)
         number = self._active(item.lv)
+        lvmfilesystem.fill(item.lv.path, item.lv.lv_size, item.lv.vg_extent_size)
         self._points.mount(point, str(item.lv.path), kind, MOUNT[kind], device=number)
         return point
 
