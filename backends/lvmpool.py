@@ -8,9 +8,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Annotated
 
-from msgspec import Meta, Struct
 from msgspec.structs import replace
 
 from snapvol.backend import Backend, Features
@@ -18,6 +16,7 @@ from snapvol.backends import devicemapper, lvmheader, lvmtags
 from snapvol.backends.claim import LOCKS, Claim
 from snapvol.backends.devicemapper import ThinPool
 from snapvol.backends.failures import explained
+from snapvol.backends.lvmcondition import Condition, LvmSettings
 from snapvol.backends.lvmfilesystem import KINDS
 from snapvol.backends.lvminventory import Inventory, Item, identity
 from snapvol.backends.lvmrecovery import Recovery
@@ -27,37 +26,13 @@ from snapvol.backends.lvmtools import Tools
 from snapvol.backends.mountpoints import Mountpoints
 from snapvol.backends.place import read_settings
 from snapvol.backends.thinmap import ThinMap
-from snapvol.errors import (
-    NoSpace,
-    NotFound,
-    PoolUnavailable,
-    SettingsError,
-    SnapvolError,
-    StorageFailed,
-)
+from snapvol.errors import NotFound, PoolUnavailable, SettingsError, SnapvolError, StorageFailed
 from snapvol.model import Health, Snapshot, Volume, new_id
 from snapvol.settings import ROOT
 
 log = logging.getLogger(__name__)
 
-Percent = Annotated[int, Meta(ge=1, le=100)]
 _NAME = re.compile(r"[A-Za-z0-9_+.][A-Za-z0-9_+.-]*\Z")
-
-
-class LvmSettings(Struct, frozen=True, kw_only=True):
-    """``[pools.NAME]`` of an `lvm` pool.
-
-    Attributes:
-        volume_group: the group; it is not made.
-        thin_pool: the thin pool in it; it is not made.
-        data_mark: in percent; with more of the pool's space in use, no new volume or snapshot is made.
-        metadata_mark: likewise, of the space for its metadata.
-    """
-
-    volume_group: str
-    thin_pool: str
-    data_mark: Percent = 90
-    metadata_mark: Percent = 80
 
 
 class LvmPool(Backend):
@@ -74,6 +49,7 @@ class LvmPool(Backend):
         self._tools = Tools(pool, self._group)
         self._points = Mountpoints(pool, root)
         self._called = f"{self._group}/{self._settings.thin_pool}"
+        self._condition = Condition(pool, self._settings)
         self._claim: Claim | None = None
         self._lock = threading.RLock()
         self._known: Inventory | None = None
@@ -175,53 +151,9 @@ class LvmPool(Backend):
         """See `Backend.health`."""
         try:
             pool = self._usable(Inventory(self._tools.report(), self._settings.thin_pool))
-            state = devicemapper.thin_pool(self._thin)
+            return self._condition.health(pool, devicemapper.thin_pool(self._thin))
         except SnapvolError as error:
             return Health(ok=False, problem=str(error))
-        size, metadata = pool.lv_size, pool.lv_metadata_size or 0
-        if state is None:
-            inactive = f"the thin pool {self._called} is not active; lvchange -ay {self._called}"
-            return Health(ok=False, size=size, problem=inactive, metadata_size=metadata)
-        chunk = pool.chunk_size or 0
-        problem: str | None = None
-        if pool.lv_health_status:
-            problem = f"the thin pool {self._called} is {pool.lv_health_status}; look at `dmesg`"
-        elif pool.transaction_id is not None and pool.transaction_id != state.transaction:
-            problem = (
-                f"LVM and the kernel disagree on the thin pool {self._called} (transaction {pool.transaction_id},"
-                f" {state.transaction}); see lvmthin(7), Metadata check and repair"
-            )
-        problem = problem or self._unwell(state) or self._beyond_marks(state)
-        return Health(
-            ok=not problem,
-            size=state.data_size * chunk,
-            free=(state.data_size - state.data_used) * chunk,
-            problem=problem,
-            metadata_size=state.metadata_size,
-            metadata_free=state.metadata_size - state.metadata_used,
-        )
-
-    def _unwell(self, state: ThinPool) -> str | None:
-        if state.needs_check:
-            return f"the metadata of the thin pool {self._called} needs repair; lvconvert --repair {self._called}"
-        if state.mode == "out_of_data_space":
-            return f"the thin pool {self._called} is full; lvextend -L +SIZE {self._called}"
-        if state.mode != "rw":
-            return f"the thin pool {self._called} is read-only; look at `dmesg`, lvmthin(7)"
-        return None
-
-    def _beyond_marks(self, state: ThinPool) -> str | None:
-        settings = self._settings
-        for what, key, used, size, mark in (
-            ("data", "data_mark", state.data_used, state.data_size, settings.data_mark),
-            ("metadata", "metadata_mark", state.metadata_used, state.metadata_size, settings.metadata_mark),
-        ):
-            if used * 100 >= size * mark:
-                return (
-                    f"the {what} of the thin pool {self._called} is {used * 100 / size:.1f} % full, its mark is"
-                    f" {mark} %; free space, lvextend it, or raise `{key}` in [pools.{self.pool}]"
-                )
-        return None
 
     def _state(self) -> ThinPool:
         """Return the state of the thin pool, which is activated where it is not.
@@ -250,13 +182,7 @@ class LvmPool(Backend):
             NoSpace: a mark is passed, with the numbers.
             PoolUnavailable: nothing can be written.
         """
-        state = self._state()
-        unwell, beyond = self._unwell(state), self._beyond_marks(state)
-        for problem in (unwell, beyond):
-            if problem:
-                message, _, hint = problem.partition("; ")
-                kind = NoSpace if problem is beyond or state.mode == "out_of_data_space" else PoolUnavailable
-                raise kind(f"{what}: {message}", hint)
+        self._condition.require_room(what, self._state())
 
     @property
     def _thin(self) -> str:

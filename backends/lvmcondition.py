@@ -1,0 +1,113 @@
+"""The settings of a pool of thin volumes, and whether its thin pool is well by them."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+from snapvol.backends.devicemapper import ThinPool
+from snapvol.backends.lvmreport import LogicalVolume
+from snapvol.errors import NoSpace, PoolUnavailable
+from snapvol.model import Health
+
+Percent = Annotated[int, Meta(ge=1, le=100)]
+
+
+class LvmSettings(Struct, frozen=True, kw_only=True):
+    """``[pools.NAME]`` of an `lvm` pool.
+
+    Attributes:
+        volume_group: the group; it is not made.
+        thin_pool: the thin pool in it; it is not made.
+        data_mark: in percent; with more of the pool's space in use, no new volume or snapshot is made.
+        metadata_mark: likewise, of the space for its metadata.
+    """
+
+    volume_group: str
+    thin_pool: str
+    data_mark: Percent = 90
+    metadata_mark: Percent = 80
+
+
+class Condition:
+    """What the states of a thin pool mean.
+
+    Args:
+        pool: the pool's name, for messages.
+        settings: its settings.
+    """
+
+    def __init__(self, pool: str, settings: LvmSettings) -> None:
+        self._pool = pool
+        self._settings = settings
+        self._called = f"{settings.volume_group}/{settings.thin_pool}"
+
+    def health(self, pool: LogicalVolume, state: ThinPool | None) -> Health:
+        """Return capacity and condition.
+
+        Args:
+            pool: the thin pool, as LVM reports it.
+            state: as the kernel has it; None where it is not active.
+        """
+        if state is None:
+            problem: str | None = f"the thin pool {self._called} is not active; lvchange -ay {self._called}"
+            return Health(ok=False, size=pool.lv_size, problem=problem, metadata_size=pool.lv_metadata_size)
+        problem = self._unwell(state) or self._beyond_marks(state)
+        if pool.lv_health_status and problem is None:
+            problem = f"the thin pool {self._called} is {pool.lv_health_status}; look at `dmesg`"
+        if pool.transaction_id not in (None, state.transaction):
+            problem = (
+                f"LVM and the kernel disagree on the thin pool {self._called} (transaction {pool.transaction_id},"
+                f" {state.transaction}); see lvmthin(7), Metadata check and repair"
+            )
+        chunk = pool.chunk_size or 0
+        return Health(
+            ok=problem is None,
+            size=state.data_size * chunk,
+            free=(state.data_size - state.data_used) * chunk,
+            problem=problem,
+            metadata_size=state.metadata_size,
+            metadata_free=state.metadata_size - state.metadata_used,
+        )
+
+    def require_room(self, what: str, state: ThinPool) -> None:
+        """Refuse to make something new in a pool that is nearly full (T39).
+
+        Args:
+            what: cannot be done, for the message.
+            state: as the kernel has the thin pool.
+
+        Raises:
+            NoSpace: a mark is passed, with the numbers, or the pool is full.
+            PoolUnavailable: nothing can be written.
+        """
+        unwell, beyond = self._unwell(state), self._beyond_marks(state)
+        if unwell:
+            message, _, hint = unwell.partition("; ")
+            raise (NoSpace if state.mode == "out_of_data_space" else PoolUnavailable)(f"{what}: {message}", hint)
+        if beyond:
+            message, _, hint = beyond.partition("; ")
+            raise NoSpace(f"{what}: {message}", hint)
+
+    def _unwell(self, state: ThinPool) -> str | None:
+        if state.needs_check:
+            return f"the metadata of the thin pool {self._called} needs repair; lvconvert --repair {self._called}"
+        if state.mode == "out_of_data_space":
+            return f"the thin pool {self._called} is full; lvextend -L +SIZE {self._called}"
+        if state.mode != "rw":
+            return f"the thin pool {self._called} is read-only; look at `dmesg`, lvmthin(7)"
+        return None
+
+    def _beyond_marks(self, state: ThinPool) -> str | None:
+        settings = self._settings
+        for what, key, used, size, mark in (
+            ("data", "data_mark", state.data_used, state.data_size, settings.data_mark),
+            ("metadata", "metadata_mark", state.metadata_used, state.metadata_size, settings.metadata_mark),
+        ):
+            if used * 100 >= size * mark:
+                return (
+                    f"the {what} of the thin pool {self._called} is {used * 100 / size:.1f} % full, its mark is"
+                    f" {mark} %; free space, lvextend it, or raise `{key}` in [pools.{self._pool}]"
+                )
+        return None
