@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from snapvol import mountinfo
 from snapvol.backend import Backend, Features, Option
@@ -191,22 +193,23 @@ class ZfsPool(Backend):
         self._parent.check()
         known = [self._known[volume_id] for volume_id in volume_ids if volume_id in self._known]
         if len(known) == len(volume_ids):
-            survey = self._read([name for one in known for name in one.datasets])
-            if survey is not None and all(volume_id in survey.families for volume_id in volume_ids):
-                return survey
+            # Where one is not there any more, a listing of everything says what is the matter.
+            with suppress(ToolFailed):
+                survey = self._read(name for one in known for name in one.datasets)
+                if all(volume_id in survey.families for volume_id in volume_ids):
+                    return survey
         everything = self._survey(points=False)
         families = [everything.families[volume_id] for volume_id in volume_ids if volume_id in everything.families]
-        survey = self._read([dataset.name for family in families for dataset in family.datasets]) if families else None
-        return Survey(
-            families=survey.families if survey else {}, damages=everything.damages, unfinished=everything.unfinished
-        )
-
-    def _read(self, names: Sequence[str]) -> Survey | None:
-        """Return what these datasets are; None where one of them is not there."""
+        if not families:
+            return everything
         try:
-            return zfsfamily.survey(zfsfamily.read(self._tool, list(dict.fromkeys(names))), self.pool)
-        except ToolFailed:
-            return None  # a listing of everything says what is wrong
+            survey = self._read(dataset.name for family in families for dataset in family.datasets)
+        except ToolFailed as error:
+            raise explained(f"pool '{self.pool}' cannot be read", error) from error
+        return replace(everything, families=survey.families)
+
+    def _read(self, names: Iterable[str]) -> Survey:
+        return zfsfamily.survey(zfsfamily.read(self._tool, list(dict.fromkeys(names))), self.pool)
 
     def _find(self, volume: Volume) -> Family:
         """Return the volume, live or in the trash, as stored.
