@@ -38,7 +38,7 @@ class Lvm:
 
     def create(self, name: str, scratch: Path) -> None:
         self._lvcreate("--virtualsize", SIZE, "--thinpool", self.pool, "--name", name, self.group)
-        run(["mkfs.ext4", "-q", "-E", "nodiscard", self._device(name)])
+        run(["mkfs.ext4", "-q", "-O", "metadata_csum_seed", "-E", "nodiscard", self._device(name)])
         run(["mount", self._device(name), scratch])
         (scratch / "lost+found").rmdir()
         run(["umount", scratch])
@@ -49,8 +49,7 @@ class Lvm:
     def clone(self, name: str, snapshot: str, to: str) -> None:
         source = f"{self.group}/{name}-{snapshot}"
         self._lvcreate("--snapshot", "--setactivationskip", "n", "--name", to, source)
-        run(["e2fsck", "-f", "-p", self._device(to)])
-        run(["tune2fs", "-U", "random", self._device(to)])
+        run(["tune2fs", "-f", "-U", "random", self._device(to)])
 
     def rollback(self, name: str, snapshot: str, saved: str) -> None:
         self.snapshot(name, saved)
