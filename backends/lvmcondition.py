@@ -43,12 +43,13 @@ class Condition:
         self._settings = settings
         self._called = f"{settings.volume_group}/{settings.thin_pool}"
 
-    def health(self, pool: LogicalVolume, state: ThinPool | None) -> Health:
+    def health(self, pool: LogicalVolume, before: ThinPool | None, state: ThinPool | None) -> Health:
         """Return capacity and condition.
 
         Args:
             pool: the thin pool, as LVM reports it.
-            state: as the kernel has it; None where it is not active.
+            before: as the kernel had it before LVM reported; None where it was not active.
+            state: as the kernel has it since; likewise.
         """
         if state is None:
             problem: str | None = f"the thin pool {self._called} is not active; lvchange -ay {self._called}"
@@ -56,7 +57,8 @@ class Condition:
         problem = self._unwell(state) or self._beyond_marks(state)
         if pool.lv_health_status and problem is None:
             problem = f"the thin pool {self._called} is {pool.lv_health_status}; look at `dmesg`"
-        if pool.transaction_id not in (None, state.transaction):
+        # LVM reports nothing that it is still at, but the next change may have come just before it, or after.
+        if pool.transaction_id not in (None, *range((before or state).transaction, state.transaction + 1)):
             problem = (
                 f"LVM and the kernel disagree on the thin pool {self._called} (transaction {pool.transaction_id},"
                 f" {state.transaction}); see lvmthin(7), Metadata check and repair"

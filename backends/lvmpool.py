@@ -150,8 +150,9 @@ class LvmPool(Backend):
     def health(self) -> Health:
         """See `Backend.health`."""
         try:
+            before = devicemapper.thin_pool(self._thin)
             pool = self._usable(Inventory(self._tools.report(), self._settings.thin_pool))
-            return self._condition.health(pool, devicemapper.thin_pool(self._thin))
+            return self._condition.health(pool, before, devicemapper.thin_pool(self._thin))
         except SnapvolError as error:
             return Health(ok=False, problem=str(error))
 
