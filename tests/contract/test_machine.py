@@ -232,7 +232,7 @@ def test_any_sequence_of_operations(
     class Machine(Sequences):
         make = staticmethod(lambda: opening(variant))
 
-    examples = scaled(EXAMPLES[request.node.callspec.id])
+    examples, steps = scaled(EXAMPLES[request.node.callspec.id]), scaled(25, 10)
     run_state_machine_as_test(
-        Machine, settings=hypothesis.settings(max_examples=examples, stateful_step_count=25, deadline=None)
+        Machine, settings=hypothesis.settings(max_examples=examples, stateful_step_count=steps, deadline=None)
     )
