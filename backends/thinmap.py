@@ -1,11 +1,12 @@
 """Which blocks of a thin volume are mapped, and which differ between two: from the pool's metadata (T31).
 
-The tools read a metadata snapshot, of which a pool has one: whoever has reserved it is waited for, and never robbed.
+The tools read a metadata snapshot, of which a pool has one: whoever has reserved it is waited for.
 """
 
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -19,7 +20,10 @@ from snapvol.backends import devicemapper
 from snapvol.backends.failures import explained
 from snapvol.errors import StorageFailed
 
+log = logging.getLogger(__name__)
+
 _PATIENCE = 120.0  # seconds that others may take
+_COURTESY = 5.0  # seconds that somebody else has who may be at work when the pool is opened
 _PAUSE = 0.1
 _PIECE = 1 << 16
 _DIFFERENT = ("different", "left_only", "right_only")
@@ -41,18 +45,26 @@ class ThinMap:
         self._lock = lock
 
     def recover(self) -> None:
-        """Release a metadata snapshot that a killed process of ours has left, or somebody's from before the reboot.
+        """Release a metadata snapshot that a killed process has left: one blocks all that come after.
 
-        What another program has reserved since the boot stays.
+        Ours is released at once, and so is anybody's from before the reboot. Where it may be another program's, that
+        has some seconds to do it itself: nobody keeps it for longer than reading takes.
 
         Raises:
             StorageFailed: the kernel refuses.
         """
-        first = not self._lock.exists()  # in this boot: nobody who reserved it before is still alive
+        first = not self._lock.exists()  # in this boot
         with self._alone() as lock:
-            state = devicemapper.thin_pool(self._pool)
-            if state is not None and state.held is not None and (first or os.pread(lock, 1, 0)):
+            end = time.monotonic() + (0 if first or os.pread(lock, 1, 0) else _COURTESY)
+            while self._held() and time.monotonic() < end:
+                time.sleep(_PAUSE)
+            if self._held():
+                log.warning("%s: the metadata snapshot that somebody has left is released", self._pool)
                 self._release(lock)
+
+    def _held(self) -> bool:
+        state = devicemapper.thin_pool(self._pool)
+        return state is not None and state.held is not None
 
     def mapped(self, volume: int, chunk: int, size: int) -> tuple[Range, ...]:
         """Return the ranges of a thin volume that are mapped, in bytes, ascending and apart from each other.
@@ -128,8 +140,7 @@ class ThinMap:
 
     def _release(self, lock: int) -> None:
         with explained(f"the metadata snapshot of {self._pool} cannot be released"):
-            state = devicemapper.thin_pool(self._pool)
-            if state is not None and state.held is not None:
+            if self._held():
                 devicemapper.message(self._pool, "release_metadata_snap")
             os.ftruncate(lock, 0)
 

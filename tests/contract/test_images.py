@@ -78,8 +78,11 @@ def test_an_image_is_the_device(blocks: Pool, web: Volume) -> None:
         well_formed(image.mapped, image.size)
         assert_zero_elsewhere(data, image.mapped)
         assert sum(length for _, length in image.mapped) < image.size // 2
-        with pytest.raises(OSError, match=r"[Rr]ead-only|Operation not permitted"):
-            image.device.open("r+b", buffering=0).write(b"x")
+        with (
+            pytest.raises(OSError, match=r"[Rr]ead-only|Operation not permitted"),
+            image.device.open("r+b", buffering=0) as file,
+        ):
+            file.write(b"x")
     write(blocks, web, "f", b"later")
     with blocks.backend.open_image(snapshot) as image:
         assert read(image.device) == data, "a snapshot does not change"
