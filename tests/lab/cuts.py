@@ -11,7 +11,7 @@ from pathlib import Path
 
 from lab.guest import Guest, GuestFailed
 
-_SIGN = "lab: at work"
+SIGN = "lab: at work"
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,8 @@ def cuts(
         machine: the kind of guest.
         prepare: runs in the first boot, before the driver.
         driver: works until it is cut off. SNAPVOL_TEST_BOOT holds the boot's number, for it as for the others.
-        check: runs in each later boot, before the driver, and once more at the end.
+        check: runs in each later boot, before the driver, and once more at the end. The moment is counted from its
+            beginning where it prints `SIGN`: then it may be cut off too.
         moments: how long the driver may work, in seconds, for each boot but the last.
         place: a directory for the guests' places.
         disks: image files; all that survives.
@@ -63,7 +64,7 @@ def cuts(
     scripts = [shlex.join(prepare), *[shlex.join(check)] * len(moments)]
     for number, (script, moment) in enumerate(zip(scripts, [*moments, None], strict=True)):
         if moment is not None:
-            script += f" && echo '{_SIGN}' && exec {shlex.join(driver)}"
+            script += f" && echo '{SIGN}' && exec {shlex.join(driver)}"
         directory = place / f"boot{number}"
         directory.mkdir()
         output = io.BytesIO()
@@ -76,13 +77,13 @@ def cuts(
         if not well:
             before = f"after a cut at {moments[number - 1]:.3f} s" if number else "the first"
             raise GuestFailed(f"boot {number}, {before}: it ended by itself or too late, and printed:\n{printed}")
-        said, _, worked = printed.partition(f"{_SIGN}\n")
+        said, _, worked = printed.partition(f"{SIGN}\n")
         yield Boot(number, moment, said, worked)
 
 
 def _works(guest: Guest, output: io.BytesIO, moment: float) -> bool:
     """Wait until the driver has worked for ``moment`` seconds, and return whether it still does."""
-    while f"{_SIGN}\n".encode() not in output.getvalue():
+    while f"{SIGN}\n".encode() not in output.getvalue():
         if guest.ended:
             return False
         time.sleep(0.02)

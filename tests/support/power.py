@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from lab.cuts import SIGN
 from snapvol.api import BASE_HOLD
 from snapvol.backend import Backend
 from snapvol.backends import BACKENDS
@@ -31,8 +32,10 @@ KEPT = Path("/var/lib/snapvol/kept")
 JOURNAL = Journal(KEPT / "account")
 SIZE, MORE = 320 << 20, 32 << 20  # bytes
 FILE = "f"
+EARLY = 0.3  # so often the power may go again while the daemon sees what the last cut has left
 REPEATED = 20_000  # a file that is written by halves shows it
 BOOT = os.environ.get("SNAPVOL_TEST_BOOT", "")
+SEED = os.environ.get("SNAPVOL_TEST_SEED", "")
 LAST = os.environ.get("SNAPVOL_TEST_CUTS", "")
 HOLDER, PASSER = "held", "passer"
 RUNTIME = Path("/run/snapvol")
@@ -76,7 +79,7 @@ def prepare() -> None:
 
 def work() -> None:
     """Do one thing after another until the power goes."""
-    chance = random.Random(os.environ.get("SNAPVOL_TEST_SEED", "") + "/" + BOOT)
+    chance = random.Random(f"{SEED}/{BOOT}")
     account, _ = JOURNAL.read()
     mounted: set[str] = set()
     for number in range(1_000_000):
@@ -209,16 +212,20 @@ def check() -> None:
     host = machine()
     account, begun = JOURNAL.read()
     start = host.log.stat().st_size
+    if BOOT != LAST and random.Random(f"{SEED}/check/{BOOT}").random() < EARLY:
+        print(SIGN, flush=True)
     try:
         host.start(120)
         wait_until(lambda: all(job.state.ended for job in CLIENT.jobs()), 120)
         look = looked(account)
-        settle(look, account, begun)
+        turned_out = settled(look, account, begun)
         for name in look.broken:
             CLIENT.remove(name, permanent=True)
         for volume, snapshot in look.own:
             with suppress(Protected):
                 CLIENT.destroy_snapshot(volume, snapshot)
+        if begun:
+            JOURNAL.note(turned_out, begun)
         if BOOT == LAST:
             finale()
         leaks()
@@ -228,17 +235,14 @@ def check() -> None:
     print(f"well: {len(look.found.live)} volumes, {held} snapshots, {len(look.found.trash)} removed", flush=True)
 
 
-def settle(look: Look, account: Account, begun: Step | None) -> None:
-    """Hold what is there against the account, and complete it."""
+def settled(look: Look, account: Account, begun: Step | None) -> str:
+    """Hold what is there against the account, and return how the step that was begun has turned out."""
     touched = {begun["volume"], begun.get("to", "")} if begun else set()
     assert look.broken <= touched, f"{look.broken - touched}: broken, and nobody was at work there"
     before = account.differences(look.found)
-    if begun is None:
-        assert not before, "\n".join(before)
-        return
-    after = account.after(begun).differences(look.found)
+    after = account.after(begun).differences(look.found) if begun else before
     assert not before or not after, "\n".join([f"{begun}", "as if undone:", *before, "as if done:", *after])
-    JOURNAL.note("done" if before else "undone", begun)
+    return "done" if before else "undone"
 
 
 def looked(expected: Account) -> Look:
