@@ -3,7 +3,7 @@
 The child that performs the operation counts its own system-visible steps by Python's audit events (renames, opens for
 writing, directories made and removed, programs started, ioctls) and kills itself before the n-th; n grows until the
 operation is through. The states that may be left are those before and those after, nothing between. In a guest only
-some operations take their turn, unless ``SNAPVOL_TEST_KILLS=all``.
+some operations take their turn, unless ``SNAPVOL_TEST_THOROUGH=1``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from msgspec.structs import replace
 
 from snapvol.backend import Backend
 from snapvol.model import Damage, Snapshot, Volume
-from support.storage import STORAGE, VARIANTS, Pool, Variant, contents, parameters, record
+from support.storage import THOROUGH, VARIANTS, Pool, Variant, contents, parameters, record
 
 pytestmark = pytest.mark.root
 WHEN = datetime(2026, 11, 20, 3, 0, tzinfo=UTC)
@@ -76,7 +76,6 @@ def leftovers(pool: Pool) -> list[str]:
 
 # A step takes a second or ten in a guest: of everything there only what consists of most steps.
 SLOW = ("create", "snapshot of two", "rollback", "restore")
-ALL = not STORAGE or os.environ.get("SNAPVOL_TEST_KILLS") == "all"
 
 
 @dataclass(frozen=True)
@@ -171,7 +170,7 @@ class Countdown:
 
 
 @pytest.mark.parametrize("variant", parameters({name: VARIANTS[name] for name in KINDS if name in VARIANTS}))
-@pytest.mark.parametrize("operation", OPERATIONS if ALL else SLOW)
+@pytest.mark.parametrize("operation", OPERATIONS if THOROUGH else SLOW)
 def test_killed_at_every_step_it_is_done_or_not_begun(
     opening: Callable[[Variant], Pool], variant: Variant, operation: str
 ) -> None:

@@ -1,6 +1,7 @@
 """Pools on every kind of storage that there is a backend for, and the variants of them that tests run on.
 
-``SNAPVOL_TEST_STORAGE`` chooses: unset, what any machine has; ``lvm`` or ``zfs``, that storage in a lab guest.
+``SNAPVOL_TEST_STORAGE`` chooses: unset, what any machine has; ``lvm`` or ``zfs``, that storage in a lab guest. There
+``SNAPVOL_TEST_THOROUGH=1`` runs also what a change can do without: the hours of it.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ OPTIONS = {"ext4": "defaults", "xfs": "defaults", "btrfs": "commit=1"}
 TOP = 5  # the number of a btrfs's own subvolume
 SIZES = {"ext4": 64 << 20, "xfs": 320 << 20, "btrfs": 512 << 20}
 STORAGE = os.environ.get("SNAPVOL_TEST_STORAGE", "")
+THOROUGH = not STORAGE or bool(os.environ.get("SNAPVOL_TEST_THOROUGH"))
 
 
 @dataclass(frozen=True)
