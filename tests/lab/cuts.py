@@ -35,7 +35,7 @@ def cuts(
     machine: type[Guest],
     *,
     prepare: Sequence[str],
-    driver: Sequence[str],
+    driver: Sequence[str] | None = None,
     check: Sequence[str],
     moments: Sequence[float],
     place: Path,
@@ -48,9 +48,10 @@ def cuts(
     Args:
         machine: the kind of guest.
         prepare: runs in the first boot, before the driver.
-        driver: works until it is cut off. SNAPVOL_TEST_BOOT holds the boot's number, for it as for the others.
+        driver: works until it is cut off. SNAPVOL_TEST_BOOT holds the boot's number, for it as for the others. None:
+            the preparation and each check but the last print `SIGN` and go on to work themselves.
         check: runs in each later boot, before the driver, and once more at the end. The moment is counted from its
-            beginning where it prints `SIGN`: then it may be cut off too.
+            beginning where it prints `SIGN` there: then it may be cut off too.
         moments: how long the driver may work, in seconds, for each boot but the last.
         place: a directory for the guests' places.
         disks: image files; all that survives.
@@ -63,7 +64,7 @@ def cuts(
     """
     scripts = [shlex.join(prepare), *[shlex.join(check)] * len(moments)]
     for number, (script, moment) in enumerate(zip(scripts, [*moments, None], strict=True)):
-        if moment is not None:
+        if moment is not None and driver is not None:
             script += f" && echo '{SIGN}' && exec {shlex.join(driver)}"
         directory = place / f"boot{number}"
         directory.mkdir()

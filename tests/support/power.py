@@ -1,8 +1,8 @@
 """A daemon at work on a machine whose power may go at any moment, and what must be there when it is back.
 
-Run in a lab guest as ``python -m support.power prepare|work|check``. The first disk has the pool; the second the
-daemon's state, the repository and the account (`support.account`). After a cut all is as the account says; the step
-that was begun and not acknowledged is done as a whole, or not at all.
+Run in a lab guest as ``python -m support.power prepare|check``; all but the last check go on to work. The first disk
+has the pool; the second the daemon's state, the repository and the account (`support.account`). After a cut all is as
+the account says; the step that was begun and not acknowledged is done as a whole, or not at all.
 """
 
 from __future__ import annotations
@@ -79,6 +79,7 @@ def prepare() -> None:
 
 def work() -> None:
     """Do one thing after another until the power goes."""
+    print(SIGN, flush=True)
     chance = random.Random(f"{SEED}/{BOOT}")
     account, _ = JOURNAL.read()
     mounted: set[str] = set()
@@ -313,6 +314,8 @@ def leaks() -> None:
 
 if __name__ == "__main__":
     try:
-        {"prepare": prepare, "work": work, "check": check}[sys.argv[1]]()
+        {"prepare": prepare, "check": check}[sys.argv[1]]()
+        if BOOT != LAST:
+            work()
     except SnapvolError as error:
         raise SystemExit(f"{type(error).__name__}: {error}") from error
