@@ -87,7 +87,10 @@ def test_options_reach_the_volume_and_status_tells_of_it(docker: Docker, host: S
 
 
 def test_copy_up_fills_a_fresh_volume(docker: Docker, host: Snapvol) -> None:
-    """G16: Docker copies the image's content only into a volume whose root is empty."""
+    """G16: Docker copies the image's content only into a volume whose root is empty.
+
+    T13: what the daemon mounts is seen in dockerd's mount namespace, which here is another one.
+    """
     create(docker, "web")
     assert docker.container("-v", "web:/image", IMAGE, "ls", "-A", "/image") == "from-image"
 
