@@ -279,10 +279,11 @@ class LvmPool(Backend):
 
     def _rewrite(self, item: Item, record: Record) -> None:
         """Replace what the tags of a logical volume say, all at once."""
-        old, new = lvmtags.pieces(item.lv.tags), lvmtags.encode(record)
-        self._retag(item.lv, add=[tag for tag in new if tag not in old], remove=[tag for tag in old if tag not in new])
+        self._retag(item.lv, add=lvmtags.encode(record), remove=lvmtags.pieces(item.lv.tags))
 
     def _retag(self, lv: LogicalVolume, *, add: list[str], remove: list[str]) -> LogicalVolume:
+        # A tag that is given and taken in one command is gone afterwards.
+        remove, add = [tag for tag in remove if tag not in add], [tag for tag in add if tag not in lv.tags]
         self._tools.retag([lv.name], add=add, remove=remove)
         changed = replace(lv, lv_tags=",".join([*(tag for tag in lv.tags if tag not in remove), *add]))
         self._put(changed)
