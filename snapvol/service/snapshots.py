@@ -13,7 +13,7 @@ from snapvol.api import Action, ChangeInfo, Plan, SnapshotInfo
 from snapvol.errors import AlreadyExists, Protected, SnapvolError, Unsupported, UsageError
 from snapvol.model import Snapshot, now
 from snapvol.names import LONGEST, snapshot_name, split_snapshot
-from snapvol.service import bases, differences, views
+from snapvol.service import bases, differences, points, views
 from snapvol.service.catalog import Entry
 from snapvol.service.context import Context
 from snapvol.service.pool import Pool
@@ -162,7 +162,13 @@ class Snapshots:
         )
 
     def hold(self, volume: str, name: str, tag: str) -> SnapshotInfo:
-        """Keep a snapshot from being destroyed until `release`."""
+        """Keep a snapshot from being destroyed until `release`.
+
+        Raises:
+            UsageError: it is no tag, or one of those that snapvol gives and takes away itself.
+        """
+        if bases.repository_of(tag) is not None or points.job_of(tag) is not None:
+            raise UsageError(f"holds called '{tag}' are made and released by backups", "choose another tag")
         return self._tag(volume, name, tag, held=True)
 
     def release(self, volume: str, name: str, tag: str) -> SnapshotInfo:

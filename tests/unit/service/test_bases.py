@@ -11,7 +11,7 @@ import pytest
 
 from snapvol.api import JobInfo, JobState
 from snapvol.errors import NotFound, Protected, StorageFailed
-from snapvol.service import bases
+from snapvol.service import bases, points
 from snapvol.service.job import Run
 from snapvol.service.service import Service
 from support.imaged import BLOCK, Imaged
@@ -58,6 +58,13 @@ def done(service: Service, *objects: str) -> JobInfo:
 
 def held(service: Service, name: str = "web") -> dict[str, tuple[str, ...]]:
     return {snapshot.name: snapshot.holds for snapshot in service.snapshots(name)}
+
+
+def hold(service: Service, name: str, tag: str) -> None:
+    """Hold a snapshot as a backup does."""
+    catalog = service._context.catalog
+    entry = catalog.get("web")
+    points.mark(catalog, entry, entry.snapshot(name), tag)
 
 
 def is_incremental(job: JobInfo) -> bool:
@@ -278,9 +285,9 @@ def test_T28_killed_at_any_step_there_is_always_a_base_and_never_a_pile(
 def test_doctor_names_what_holds_snapshots_for_nobody(service: Service) -> None:
     name = done(service).result["snapshot"]
     assert not service.reports._leftovers()
-    service.hold("web", name, bases.tag("old"))
+    hold(service, name, bases.tag("old"))
     service.snapshot(["web"], "mine")
-    service.hold("web", "mine", "backup-0123abcd")
+    hold(service, "mine", "backup-0123abcd")
     place = service.settings.daemon.root / "tmp" / "0123abcd"
     place.mkdir(parents=True)
     assert [(it.subject, it.command) for it in service.reports._leftovers()] == [

@@ -116,6 +116,16 @@ def test_a_held_snapshot_stays_and_says_why_t18(service: Service) -> None:
         service.destroy_snapshot("web", "s1")
 
 
+@pytest.mark.parametrize("tag", ["base-", "base-camp", "backup-0123abcd"])
+def test_nobody_holds_with_a_tag_that_backups_release_t18(service: Service, tag: str) -> None:
+    service.create_volume("web")
+    service.snapshot(["web"], "s1")
+    with pytest.raises(UsageError, match=f"holds called '{tag}' are made and released by backups; choose another tag"):
+        service.hold("web", "s1", tag)
+    assert service.hold("web", "s1", "backup-tapes").holds == ("backup-tapes",)
+    assert service.release("web", "s1", tag).holds == ("backup-tapes",)
+
+
 def test_rollback_goes_back_and_can_be_undone(on_disk: Service) -> None:
     on_disk.create_volume("web")
     write(on_disk, "web", "one")
