@@ -22,7 +22,11 @@ from snapvol.errors import Damaged, NoSpace, NotFound, Refused, StorageFailed, T
 _libc = ctypes.CDLL(None, use_errno=True)
 _CLONE_NEWNS, _MS_REC, _MS_SLAVE, _MNT_DETACH = 0x20000, 0x4000, 1 << 19, 2
 # XFS refuses a filesystem whose UUID is mounted already: the volume's own, on this very machine (T11).
-_OPTIONS = {"ext4": "loop,noatime,nodev,nosuid,noexec", "xfs": "loop,noatime,nodev,nosuid,noexec,nouuid"}
+# An ext4 image can say that the machine is to panic at its first error (tune2fs -e): not this machine (T44).
+_OPTIONS = {
+    "ext4": "loop,noatime,nodev,nosuid,noexec,errors=remount-ro",
+    "xfs": "loop,noatime,nodev,nosuid,noexec,nouuid",
+}
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FULL = ("No space left on device", "Disk quota exceeded")
 _MOST_LINES = 100

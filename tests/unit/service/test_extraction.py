@@ -232,6 +232,19 @@ def test_T9_a_worker_keeps_no_volume_busy_but_its_own(tmp_path: Path) -> None:
 # -- what cp says -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.root
+def test_T44_no_image_takes_the_machine_with_it(tmp_path: Path) -> None:
+    """The kernel leaves out of its list what an image says itself: a panic at the first error is not among it."""
+    image = tmp_path / "image"
+    with image.open("wb") as file:
+        file.truncate(16 << 20)
+    run("mkfs.ext4", "-q", image)
+    run("tune2fs", "-e", "panic", image)
+    with extraction.mounted(image, "ext4", tmp_path / "files") as root:
+        (found,) = [mount for mount in mountinfo.own() if mount.mountpoint == root]
+    assert {"ro", "errors=remount-ro"} <= {*found.options}
+
+
 class Heard(Silent):
     """Progress that remembers."""
 
