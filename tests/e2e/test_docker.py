@@ -55,8 +55,14 @@ def status(docker: Docker, volume: str) -> dict[str, Any]:
 
 
 def create(docker: Docker, name: str, *options: str, driver: str = "snapvol") -> Result:
+    """Create a volume, and ask again as long as the daemon says that it is at it (G11): slow machines take longer."""
     given = [word for option in options for word in ("-o", option)]
-    return docker.run("volume", "create", "--driver", driver, *given, name)
+    done = docker.run("volume", "create", "--driver", driver, *given, name, check=False)
+    for _ in range(round(patient(1)) - 1):
+        if "is still being created" in done.stderr:
+            done = docker.run("volume", "create", "--driver", driver, *given, name, check=False)
+    assert done.code == 0, done
+    return done
 
 
 def until_restored(docker: Docker, volume: str) -> None:

@@ -88,7 +88,8 @@ def report(place: Path, seconds: float = 15.0) -> list[str]:
 
 def _left(place: Path) -> list[str]:
     return [
-        *(f"process {pid}: {command}" for pid, command in processes(place).items()),
+        # LVM's own monitor stays, whoever made LVM start it.
+        *(f"process {pid}: {command}" for pid, command in processes(place).items() if "dmeventd" not in command),
         *(f"mount {point}" for point in mounts(place) if point != str(place)),
         *(f"loop device {device}: {file}" for device, file in loops(place).items()),
     ]
