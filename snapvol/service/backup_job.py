@@ -19,6 +19,7 @@ from snapvol.errors import InUse, NotFound, SnapvolError
 from snapvol.model import Snapshot
 from snapvol.service import bases, points, work
 from snapvol.service.catalog import Entry
+from snapvol.service.contents import pinned
 from snapvol.service.context import Context
 from snapvol.service.job import Kind, Run
 from snapvol.service.library import Library
@@ -76,7 +77,7 @@ class BackupJob(Kind):
         return {"repository": spec.repository, "snapshot": point.snapshot.name, **result}
 
     def _files(self, run: Run, place: work.Place, point: _Point) -> dict[str, Any]:
-        with point.entry.backend.open_snapshot(point.snapshot) as tree:
+        with point.entry.backend.open_snapshot(point.snapshot) as tree, pinned(tree.root):
             return run.perform(
                 work.BackUp(
                     repository=place,

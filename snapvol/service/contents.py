@@ -3,18 +3,39 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from snapvol.errors import SnapvolError
+from snapvol.errors import SnapvolError, StorageFailed
 from snapvol.service.catalog import Catalog, Entry
 from snapvol.service.holders import Holders
 from snapvol.service.locks import Locks
 
 log = logging.getLogger(__name__)
+
+
+@contextmanager
+def pinned(root: Path) -> Iterator[None]:
+    """Keep the file system of a directory mounted while the context lasts, for a worker that may take long to open it.
+
+    Whoever unmounts it, or exports its pool, is told that it is busy. Else the worker would find the empty directory
+    below the mount: an empty volume to back up, and the machine's own file system to restore into (T7).
+
+    Raises:
+        StorageFailed: there is no such directory.
+    """
+    try:
+        descriptor = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise StorageFailed(f"{root} cannot be opened: {error.strerror}") from error
+    try:
+        yield
+    finally:
+        os.close(descriptor)
 
 
 class Contents:

@@ -14,6 +14,7 @@ from snapvol.backend import Backend
 from snapvol.engine.manifest import BackupKind, ImageMeta
 from snapvol.errors import Damaged
 from snapvol.service import work
+from snapvol.service.contents import pinned
 from snapvol.service.job import Run
 from snapvol.service.library import Found
 from snapvol.service.scratch import Scratch
@@ -74,21 +75,25 @@ class Transfer:
             SnapvolError: as `Run.perform`.
         """
         path = None if self._path is None else self._path.encode()
-        if self.image is None:
-            return self._run.perform(
-                work.Restore(
-                    repository=self._place, backup=self._found.backup.id, target=target, path=path, exact=exact
+        with pinned(target):
+            if self.image is None:
+                return self._run.perform(
+                    work.Restore(
+                        repository=self._place, backup=self._found.backup.id, target=target, path=path, exact=exact
+                    )
                 )
-            )
+            return self._extract(self.image, target, path)
+
+    def _extract(self, image: ImageMeta, target: Path, path: bytes | None) -> dict[str, Any]:
         meta = self._found.meta
-        needed = meta.used if meta is not None and meta.used is not None else self.image.size
+        needed = meta.used if meta is not None and meta.used is not None else image.size
         with Scratch(self._root).made(self._run.id, needed) as scratch:
             return self._run.perform(
                 work.Extract(
                     repository=self._place,
                     backup=self._found.backup.id,
                     scratch=scratch,
-                    filesystem=self.image.filesystem,
+                    filesystem=image.filesystem,
                     mounts=self._root / "mounts",
                     target=target,
                     path=path,
