@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from pathlib import Path
+from typing import ClassVar
 
 from lab.guest import TREE, Guest
 from support.process import run
@@ -21,6 +22,8 @@ class Qemu(Guest):
     Its processor is computed, hence some 15 times slower than ours; its disks are not. There is no udev. ZFS is there
     as if it had been installed, in the version of the kernel's module.
     """
+
+    environment: ClassVar = {"DM_DISABLE_UDEV": "1"}  # LVM makes its own device nodes
 
     def boot(self) -> None:
         kernel = Path(run(TREE / "tests" / "lab" / "zfs-kernel", seconds=_BUILD).stdout.strip())
