@@ -18,7 +18,7 @@ from support.scale import patient
 pytestmark = pytest.mark.root
 CUTS = {"lvm": 4, "zfs": 2}  # by default
 SEED = os.environ.get("SNAPVOL_TEST_SEED", "1")
-LONGEST = {"lvm": 12.0, "zfs": 60.0}  # seconds at work before a cut
+LONGEST = {"lvm": 5.0, "zfs": 30.0}  # seconds before a cut; a step takes a second or several
 GUESTS = {"lvm": "uml", "zfs": "qemu"}
 PROGRAMS = {"lvm": uml.PROGRAM, "zfs": qemu.PROGRAM}
 CHOSEN = os.environ.get("SNAPVOL_TEST_STORAGE")
@@ -34,7 +34,7 @@ def test_after_each_power_cut_every_volume_is_whole_or_absent(tmp_path: Path, ki
         execute("truncate", "--size=16G", disk)
     chance = random.Random(SEED)
     number = int(os.environ.get("SNAPVOL_TEST_CUTS", CUTS[kind]))
-    moments = [chance.uniform(0.2, LONGEST[kind]) for _ in range(number)]
+    moments = [chance.uniform(0.05, LONGEST[kind]) for _ in range(number)]
     command = [sys.executable, "-m", "support.power"]
     boots = cuts(
         run.machine(GUESTS[kind]),
@@ -54,5 +54,5 @@ def test_after_each_power_cut_every_volume_is_whole_or_absent(tmp_path: Path, ki
     worked = 0
     for boot in boots:
         print(f"boot {boot.number}, seed {SEED}, cut after {boot.moment} s\n{boot.before}{boot.work}", flush=True)
-        worked += boot.work.count("done ")
-    assert worked, "the cuts came before anything was done"
+        worked += boot.work.count("begun ")
+    assert worked, "the cuts came before anything was begun"

@@ -21,7 +21,7 @@ from snapvol.backend import Backend
 from snapvol.backends import BACKENDS
 from snapvol.client import Client, RestoreRequest
 from snapvol.errors import Protected, SnapvolError
-from snapvol.model import Damage, Snapshot, Volume
+from snapvol.model import Snapshot, Volume
 from support import disks
 from support.account import BACKED_UP, Account, Journal, Kept, Known, Step, chosen
 from support.process import run, wait_until
@@ -33,6 +33,7 @@ JOURNAL = Journal(KEPT / "account")
 SIZE, MORE = 320 << 20, 32 << 20  # bytes
 FILE = "f"
 EARLY = 0.3  # so often the power may go again while the daemon sees what the last cut has left
+UNDISTURBED = {"lvm": 12, "zfs": 6}  # so many steps at most before the time until the cut begins to count
 REPEATED = 20_000  # a file that is written by halves shows it
 BOOT = os.environ.get("SNAPVOL_TEST_BOOT", "")
 SEED = os.environ.get("SNAPVOL_TEST_SEED", "")
@@ -79,11 +80,13 @@ def prepare() -> None:
 
 def work() -> None:
     """Do one thing after another until the power goes."""
-    print(SIGN, flush=True)
     chance = random.Random(f"{SEED}/{BOOT}")
+    undisturbed = chance.randint(0, UNDISTURBED[STORAGE])
     account, _ = JOURNAL.read()
     mounted: set[str] = set()
     for number in range(1_000_000):
+        if number == undisturbed:
+            print(SIGN, flush=True)
         step = chosen(chance, account, f"{BOOT}-{number}")
         if step["verb"] == "resize":
             step["size"] = (CLIENT.volume(step["volume"]).size or SIZE) + MORE
@@ -305,9 +308,16 @@ def leaks() -> None:
     """Compare with the storage's own lists."""
     variant = next(variant for variant in LAB.values() if variant.backend == STORAGE)
     backend = opened()
-    assert not [volume for volume in [*backend.volumes(), *backend.trashed()] if isinstance(volume, Damage)]
+    everything = [volume for volume in [*backend.volumes(), *backend.trashed()] if isinstance(volume, Volume)]
     pool = Pool(backend, variant, disks.pool(STORAGE), KEPT / "state", "")
     assert pool.leaks() == [], pool.inventory()
+    if STORAGE == "zfs":
+        told = run("zfs", "list", "-Hp", "-r", "-t", "snapshot", "-o", "name,clones", str(pool.settings["dataset"]))
+        needed = dict(line.split("\t") for line in told.stdout.splitlines())
+        unseen = sorted(name for name in needed if "@gone:" in name)  # destroyed, and there for a clone
+        assert all(needed[name] not in ("", "-") for name in unseen), needed
+        listed = [it for volume in everything for it in backend.snapshots(volume)]
+        assert len(listed) == len(needed) - len(unseen), f"{listed}\n{needed}"
     if BOOT == LAST:
         assert pool.inventory() == []
 
