@@ -44,5 +44,5 @@ def begin(level: str) -> None:
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
     # Libraries tell of every connection and every tick; theirs is news only where something is wrong.
-    for library in ("aiohttp", "apscheduler", "asyncio", "boto3", "botocore", "urllib3", "aiodocker"):
+    for library in ("aiohttp", "apscheduler", "asyncio", "boto3", "botocore", "urllib3", "sh", "aiodocker"):
         logging.getLogger(library).setLevel(logging.WARNING)

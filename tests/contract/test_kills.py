@@ -32,6 +32,7 @@ STEPS = {
     "os.chmod",
     "os.chown",
     "os.setxattr",
+    "os.fork",
     "subprocess.Popen",
     "fcntl.ioctl",
 }
