@@ -61,7 +61,10 @@ class Zfs(ZfsContents):
         names = [
             one.datasets[0]
             for one, volume in zip(known, volumes, strict=True)
-            if one is not None and one.name == volume.name and volume.deleted is None and len(one.datasets) == 1
+            if one is not None
+            and one.name == volume.name
+            and volume.deleted is None
+            and one.datasets == (self._parent.below(zfsnames.volume(volume.name)),)
         ]
         if len(names) < len(volumes):
             return None

@@ -79,10 +79,10 @@ class ZfsContents(ZfsVolumes):
     def _clear_history(self, family: Family, names: list[str]) -> None:
         """Remove earlier contents of which no snapshot is left."""
         if names:
-            self._sweep(*names, spare=True)
+            left = self._sweep(*names, spare=True)
             known = self._known[family.volume.id]
             self._known[family.volume.id] = replace(
-                known, datasets=tuple(name for name in known.datasets if name not in names)
+                known, datasets=tuple(name for name in known.datasets if name in left or name not in names)
             )
 
     # -- staging ------------------------------------------------------------------------------------------------

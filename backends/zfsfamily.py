@@ -132,6 +132,11 @@ class Family(Struct, frozen=True, kw_only=True):
         return self.record.role is Role.GONE
 
     @property
+    def is_aside(self) -> bool:
+        """Whether it is a live volume whose contents have made way for others, of which nothing is known."""
+        return self.volume.deleted is None and not self.gone and zfsnames.of_hidden(self.head.leaf) is not None
+
+    @property
     def points(self) -> list[Point]:
         """The snapshots that anybody wants, somebody else's among them, oldest first."""
         found = [point for dataset in self.datasets for point in dataset.points if point.alive]
@@ -255,7 +260,7 @@ def survey(datasets: Iterable[Dataset], pool: str) -> Survey:
     """Sort out whose the datasets are; each stands right below the pool's parent."""
     members: dict[str, list[Dataset]] = {}
     damaged: dict[str, Damage] = {}
-    unfinished = []
+    foreign, unfinished = {}, []
     for dataset in datasets:
         record = dataset.record
         if isinstance(record, str):
@@ -264,10 +269,14 @@ def survey(datasets: Iterable[Dataset], pool: str) -> Survey:
             members.setdefault(record.volume.id, []).append(dataset)
         elif record is not None:
             unfinished.append(dataset)
+        else:
+            foreign[dataset.leaf] = dataset
     families = {}
     for volume_id, found in members.items():
         family, copies = _family(found, pool)
         damaged |= {copy.leaf: _damage(copy, _is_copy(family), pool) for copy in copies}
+        if family.is_aside and family.place in foreign:
+            damaged[family.place] = _damage(foreign[family.place], _is_nameless(family), pool)
         if not _hidden_by(family, damaged):
             families[volume_id] = family
     for family in _namesakes(families):
@@ -289,6 +298,12 @@ def _family(datasets: Sequence[Dataset], pool: str) -> tuple[Family, list[Datase
     copies = [other for other in others if rank(other)[0] == head.record.generation and not gone]
     history = tuple(other for other in others if other not in copies)
     return Family(volume=replace(head.record.volume, pool=pool), head=head, history=history), copies
+
+
+def _is_nameless(family: Family) -> str:
+    return (
+        f"it has no {zfsrecords.VOLUME}, and {family.head.name} has earlier contents of volume '{family.volume.name}'"
+    )
 
 
 def _is_copy(family: Family) -> str:

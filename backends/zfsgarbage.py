@@ -14,7 +14,9 @@ from snapvol.backends.zfstool import Tool, batches, explained
 from snapvol.errors import Refused, ToolFailed
 
 
-def destroy(tool: Tool, names: Sequence[str], what: str, *, known: Sequence[Dataset] = (), spare: bool = False) -> None:
+def destroy(
+    tool: Tool, names: Sequence[str], what: str, *, known: Sequence[Dataset] = (), spare: bool = False
+) -> list[str]:
     """Remove datasets of ours with their snapshots. Nothing in them is mounted, and nobody wants them any more.
 
     Killed in the middle it can be done again.
@@ -26,20 +28,26 @@ def destroy(tool: Tool, names: Sequence[str], what: str, *, known: Sequence[Data
         known: the same datasets, where they were just read.
         spare: leave a dataset that has a snapshot which somebody wants, or whose removal would cost a clone its key.
 
+    Returns:
+        The datasets that were spared.
+
     Raises:
         Refused: there is something that snapvol has not made.
         SnapvolError: one cannot be removed.
     """
-    left, found = list(names), list(known)
+    left, found, spared = list(names), list(known), []
     while left:
         found = found or _read(tool, left, what)
         # Clones before what they were made from; each takes with it what only it needed there.
         free = [dataset for dataset in found if not any(clone in left for it in dataset.points for clone in it.clones)]
         for dataset in free:
-            if not (spare and _is_worth_sparing(dataset)):
+            if spare and _is_worth_sparing(dataset):
+                spared.append(dataset.name)
+            else:
                 _destroy(tool, dataset, what)
         gone = {dataset.name for dataset in free}
         left, found = [name for name in left if name not in gone] if gone else [], []
+    return spared
 
 
 def _read(tool: Tool, names: Sequence[str], what: str) -> list[Dataset]:

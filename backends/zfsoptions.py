@@ -118,15 +118,13 @@ def for_clone(asked: Mapping[str, str], parent: Mapping[str, Value], size: int |
 
 
 def carried(values: Mapping[str, Value]) -> dict[str, str]:
-    """Return what was set on a dataset, by us or by hand, as far as a clone in its place takes it over."""
-    return {
+    """Return what was set on a dataset, by us, by hand or by `zfs receive`, as far as a clone in its place has it."""
+    set_there = {
         name: value.text
         for name, value in values.items()
-        if value.source == "local"
-        and name not in FIXED
-        and name not in _FACTS
-        and not name.startswith(zfsrecords.SPACE)
+        if value.own is not None and name not in FIXED and name not in _FACTS and not name.startswith(zfsrecords.SPACE)
     }
+    return {**set_there, **_OURS}
 
 
 def quota(size: int | None) -> dict[str, str]:

@@ -13,13 +13,13 @@ from msgspec.structs import replace
 
 from snapvol import mountinfo
 from snapvol.backend import Backend, Features, Option
-from snapvol.backends import zfsfamily, zfsgarbage, zfsholds, zfskeys, zfsnames
+from snapvol.backends import zfsfamily, zfsgarbage, zfsholds, zfskeys, zfsnames, zfsrecords
 from snapvol.backends.mountpoints import PRIVATE, Mountpoints
 from snapvol.backends.place import read_settings
 from snapvol.backends.removal import refuse_mounted
 from snapvol.backends.zfsfamily import Dataset, Family, Point, Survey
 from snapvol.backends.zfspool import Parent, ZfsSettings
-from snapvol.backends.zfsrecords import SnapshotRecord
+from snapvol.backends.zfsrecords import Record, Role, SnapshotRecord
 from snapvol.backends.zfstool import Tool, explained
 from snapvol.errors import AlreadyExists, InUse, NotFound, NotReady, PoolUnavailable, SnapvolError, ToolFailed
 from snapvol.model import Damage, Health, Snapshot, Volume
@@ -101,12 +101,25 @@ class ZfsPool(Backend):
             self._sweep(dataset.name)
         for family in survey.families.values():
             if family.gone:
-                self._sweep(*(dataset.name for dataset in family.datasets))
+                self._bury(family)
         for family in survey.families.values():
             if not family.gone:
                 self._settle(family)
         if self._tool.changes != before:
             self._survey(points=False)
+
+    def _bury(self, family: Family) -> None:
+        """Finish a destruction. What was not yet marked would be taken for the volume once the rest of it is gone."""
+        try:
+            for dataset in family.history:
+                if isinstance(dataset.record, Record) and dataset.record.role is not Role.GONE:
+                    words = zfsrecords.properties(replace(dataset.record, role=Role.GONE))
+                    pairs = [f"{name}={value}" for name, value in words.items()]
+                    self._tool.change(f"{dataset.name} cannot be removed", "set", *pairs, dataset.name)
+        except SnapvolError as error:
+            log.warning("pool '%s': %s", self.pool, error)
+        else:
+            self._sweep(*(dataset.name for dataset in family.datasets))
 
     def _settle(self, family: Family) -> None:
         """Finish what a kill has interrupted once it had come to pass: names follow what the properties say."""
@@ -118,7 +131,7 @@ class ZfsPool(Backend):
             except SnapvolError as error:
                 log.warning("pool '%s': %s", self.pool, error)
 
-    def _sweep(self, *names: str, known: Sequence[Dataset] = (), spare: bool = False) -> bool:
+    def _sweep(self, *names: str, known: Sequence[Dataset] = (), spare: bool = False) -> list[str]:
         """Remove datasets that nobody sees any more; what cannot be removed now waits for the next `open`.
 
         Args:
@@ -127,30 +140,33 @@ class ZfsPool(Backend):
             spare: likewise.
 
         Returns:
-            Whether all could be removed.
+            Those that may still be there.
         """
         if not names:
-            return True
+            return []
         try:
-            zfsgarbage.destroy(self._tool, names, f"{names[0]} cannot be removed", known=known, spare=spare)
+            return zfsgarbage.destroy(self._tool, names, f"{names[0]} cannot be removed", known=known, spare=spare)
         except SnapvolError as error:
             log.warning("pool '%s': %s", self.pool, error)
-            return False
-        return True
+            return list(names)
 
     # -- listing ------------------------------------------------------------------------------------------------
 
     def _survey(self, *, points: bool) -> Survey:
         self._parent.check()
-        changes, before = self._tool.changes, self._known
+        changes = self._tool.changes
         try:
             found = zfsfamily.read_all(self._tool, self._parent.name, points=points)
         except ToolFailed as error:
             raise explained(f"the volumes of pool '{self.pool}' cannot be listed", error) from error
         survey = zfsfamily.survey(found, self.pool)
         known = {family.volume.id: _known(family) for family in survey.families.values()}
-        # What another thread was just making may be missing from the listing.
-        self._known = known if changes == self._tool.changes else {**before, **self._known, **known}
+        if changes == self._tool.changes:
+            self._known = known
+        else:
+            # Whoever was changing something knows better: the listing may be older, and of no one moment.
+            for volume_id, one in known.items():
+                self._known.setdefault(volume_id, one)
         return survey
 
     def volumes(self) -> Sequence[Volume | Damage]:
@@ -196,7 +212,7 @@ class ZfsPool(Backend):
             # Where one is not there any more, a listing of everything says what is the matter.
             with suppress(ToolFailed):
                 survey = self._read(name for one in known for name in one.datasets)
-                if all(volume_id in survey.families for volume_id in volume_ids):
+                if all(_in_place(survey.families.get(volume_id)) for volume_id in volume_ids):
                     return survey
         everything = self._survey(points=False)
         families = [everything.families[volume_id] for volume_id in volume_ids if volume_id in everything.families]
@@ -263,8 +279,13 @@ class ZfsPool(Backend):
 
     def _refuse_taken(self, name: str) -> None:
         """Check that no volume of ours has the name; whether somebody else's dataset has it, ZFS says."""
-        if any(known.name == name for known in self._known.values()):
-            raise self._taken(name)
+        if self._knows(name):
+            self._survey(points=False)  # it may have been removed while a listing went on
+            if self._knows(name):
+                raise self._taken(name)
+
+    def _knows(self, name: str) -> bool:
+        return any(known.name == name for known in list(self._known.values()))
 
     def _taken(self, name: str) -> AlreadyExists:
         where = self._parent.below(zfsnames.volume(name))
@@ -328,6 +349,11 @@ def _known(family: Family) -> Known:
         name=None if family.gone else _live_name(family.volume),
         datasets=tuple(dataset.name for dataset in family.datasets),
     )
+
+
+def _in_place(family: Family | None) -> bool:
+    """Return whether a volume's present contents are where they belong: else there may be newer ones."""
+    return family is not None and family.head.leaf == family.place
 
 
 def _live_name(volume: Volume) -> str | None:

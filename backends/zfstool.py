@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Mapping, Sequence
 
@@ -55,12 +56,14 @@ class Tool:
 
     Attributes:
         descriptor: the pool's claim; whatever changes the storage is started with it.
-        changes: how many changes were begun.
+        changes: how many changes have begun, and how many have ended: two equal numbers mean that nothing has come
+            to pass between them.
     """
 
     def __init__(self) -> None:
         self.descriptor: int | None = None
         self.changes = 0
+        self._counting = threading.Lock()
 
     def change(self, what: str, *arguments: str) -> None:
         """Run `zfs` with arguments that change something; waits a little for what is still busy.
@@ -72,7 +75,17 @@ class Tool:
         Raises:
             SnapvolError: as `explained` has it.
         """
-        self.changes += 1
+        self._count()
+        try:
+            self._run(what, arguments)
+        finally:
+            self._count()
+
+    def _count(self) -> None:
+        with self._counting:
+            self.changes += 1
+
+    def _run(self, what: str, arguments: Sequence[str]) -> None:
         for pause in (*_PAUSES, None):
             try:
                 shell.run("zfs", *arguments, descriptor=self.descriptor)

@@ -167,6 +167,10 @@ class ZfsVolumes(ZfsPool):
         """
         what = f"volume '{volume.name}' cannot be removed"
         family = self._find(volume)
+        if family.record.generation:
+            # Earlier contents that were left behind would be the volume's from then on.
+            self._survey(points=False)
+            family = self._find(volume)
         for dataset in family.datasets:
             zfsgarbage.refuse_foreign(dataset, what)
         self._refuse_held(family, family.points, Refused, what)
@@ -182,7 +186,7 @@ class ZfsVolumes(ZfsPool):
             gone = zfsrecords.properties(replace(family.record, role=Role.GONE))
             self._tool.change(what, "set", *(f"{name}={value}" for name, value in gone.items()), *names)
             aside = self._aside(family)
-            if not self._sweep(*names, known=family.datasets) and names[0] != aside:
+            if self._sweep(*names, known=family.datasets) and names[0] != aside:
                 # Something still has it open. Its name at least is free.
                 self._attempt(lambda: self._tool.change(what, "rename", names[0], aside))
         self._known.pop(volume.id, None)
@@ -254,7 +258,7 @@ class ZfsVolumes(ZfsPool):
     def sources(self, volume: Volume) -> tuple[str, ...]:
         """See `Backend.sources`."""
         known = self._known.get(volume.id)
-        return known.datasets[:1] if known is not None else ()
+        return known.datasets[:1] if known is not None else (self._parent.below(zfsnames.volume(volume.name)),)
 
     def _unlock(self, dataset: Dataset, what: str) -> None:
         """Load the key of an encrypted dataset where it lies in a file that can be read.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from support.restoring import FILES, backed_up, contents, fill, restore
 
 
 @pytest.fixture
-def service(on_disk: Service) -> Iterator[Service]:
+def service(on_disk: Service) -> Service:
     initialise(on_disk.settings, "default")
     return on_disk
 
