@@ -146,6 +146,15 @@ class Holders:
             if self._file.volumes.pop(volume_id, None) is not None:
                 self._write()
 
+    def forget_gone(self, volume_id: str) -> None:
+        """Drop the counts of clients that are gone; what another one announces just now stays."""
+        with self._lock:
+            holds = self._file.volumes.get(volume_id, [])
+            left = [hold for hold in holds if not self._gone(hold)]
+            if len(left) < len(holds):
+                self._keep(volume_id, left)
+                self._write()
+
     def orphaned(self, volume_id: str) -> bool:
         """Tell whether mounts are noted, and all of them by clients that are gone."""
         holds = list(self._file.volumes.get(volume_id, ()))

@@ -67,7 +67,7 @@ class Volumes:
         self._context.holders.drop(volume_id, holder, client)
         if self._context.holders.orphaned(volume_id) and self._unused(entry):
             # What is left was announced by a client that was killed: nobody will end it (G6).
-            self._context.holders.forget(volume_id)
+            self._context.holders.forget_gone(volume_id)
         if self._context.holders.count(volume_id) == 0:
             self._context.users.pop(volume_id, None)
             self._context.contents.let_go(entry)

@@ -13,6 +13,7 @@ from snapvol.errors import InUse, SnapvolError, StorageFailed, UnknownOption
 from snapvol.model import State
 from snapvol.service import checks, holders
 from snapvol.service.holders import Client
+from snapvol.service.kernel import Site
 from snapvol.service.service import Service
 from support.imaged import Mounted
 from support.service import FakeKernel, memory_service
@@ -125,6 +126,26 @@ def test_T10_also_without_the_holders_the_containers_keep_it_mounted(service: Se
     service.unmount("web", "one", DOCKERD)
     assert not is_mounted(service)
     service.close()
+
+
+def test_T10_whoever_mounts_while_the_dead_are_counted_keeps_it_mounted(
+    service: Service, kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dead = Client(pid=os.getpid(), start=1, program="dockerd")
+    for holder in ("one", "two"):
+        service.mount("web", holder, dead)
+    users = kernel.users
+
+    def slowly(site: Site) -> list[str]:
+        found = users(site)
+        service.mount("web", "three", DOCKERD)
+        return found
+
+    monkeypatch.setattr(kernel, "users", slowly)
+    service.unmount("web", "one", dead)
+    assert is_mounted(service)
+    service.unmount("web", "three", DOCKERD)
+    assert not is_mounted(service)
 
 
 def test_T7_after_a_reboot_it_is_mounted_afresh(
