@@ -20,7 +20,7 @@ from snapvol.backends.lvmreport import LogicalVolume
 from snapvol.backends.lvmstage import LvmStage
 from snapvol.backends.lvmtags import FRESH, Record, Role
 from snapvol.backends.mountpoints import SNAPSHOTS
-from snapvol.errors import AlreadyExists, Protected, SnapvolError, StorageFailed, UsageError
+from snapvol.errors import AlreadyExists, InUse, Protected, SnapvolError, StorageFailed, UsageError
 from snapvol.model import Damage, Snapshot, Volume, new_id, now
 from snapvol.names import snapshot_name
 
@@ -68,9 +68,23 @@ class Lvm(LvmStage):
         ]
         with explained(what):
             for item in items:
+                self._require_going(item, what)
                 self._clean(item)
             made = [self._take(items[0], wanted[0])] if len(items) == 1 else self._take_together(items, wanted)
         return [replace(snapshot, id=identity(lv)) for snapshot, lv in zip(wanted, made, strict=True)]
+
+    @staticmethod
+    def _require_going(item: Item, what: str) -> None:
+        """Refuse to snapshot what somebody has halted: LVM would do it, and break the thin pool (Linux 6.1).
+
+        Raises:
+            InUse: somebody has.
+        """
+        for _ in range(_TRIES):
+            if not devicemapper.suspended(item.lv.device):
+                return
+            time.sleep(_PAUSE)
+        raise InUse(f"{what}: somebody has halted {item.lv.path}", f"dmsetup resume {item.lv.device}")
 
     def _clean(self, item: Item) -> None:
         """Replay the journal of what nobody has mounted: nothing can be replayed into a snapshot."""
@@ -86,12 +100,18 @@ class Lvm(LvmStage):
         assert item.record is not None
         record = Record(role=Role.SNAPSHOT, filesystem=item.record.filesystem, snapshot=snapshot, group=group)
         with self._working(item, f"{item.lv.name} cannot be snapshotted", snapshot.volume):
-            return self._create(
-                name_for(self._group, snapshot.volume, snapshot.name),
-                item.lv.lv_size,
-                *("--snapshot", "--setactivationskip", "y", "--permission", "r", f"{self._group}/{item.lv.name}"),
-                tags=self._tags(record, *marks),
-            )
+            try:
+                return self._create(
+                    name_for(self._group, snapshot.volume, snapshot.name),
+                    item.lv.lv_size,
+                    *("--snapshot", "--setactivationskip", "y", "--permission", "r", f"{self._group}/{item.lv.name}"),
+                    tags=self._tags(record, *marks),
+                )
+            except SnapvolError:
+                # An LVM that was killed has left the origin halted, and whoever writes to it waiting.
+                if devicemapper.suspended(item.lv.device):
+                    devicemapper.resume(item.lv.device)
+                raise
 
     def _take_together(self, items: Sequence[Item], wanted: Sequence[Snapshot]) -> list[LogicalVolume]:
         """Snapshot several volumes at one instant; one that nobody has mounted does not change meanwhile."""

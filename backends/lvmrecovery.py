@@ -34,14 +34,14 @@ class Recovery:
 
     def run(self) -> None:
         """Mend everything."""
-        for item in self._inventory.items:
-            self._try(self._let_go_on, item)
+        self._let_go_on()
         remove, commit = self._inventory.unfinished()
         if commit:
             self._try_all(lambda items: self._tools.retag([item.lv.name for item in items], remove=[FRESH]), commit)
-        self._remove(remove)
+        self._remove([item for item in remove if not item.gone])
         if commit or remove:
             self._renew()
+            self._remove_marked()
         self._deactivate()
         newest = self._inventory.newest()
         if newest is not None and newest.record is not None and newest.record.role is Role.SNAPSHOT:
@@ -66,10 +66,15 @@ class Recovery:
         except SnapvolError as error:
             log.warning("pool '%s': %s", self._pool, error)
 
-    def _let_go_on(self, item: Item) -> None:
-        """Let a device go on that was halted for a snapshot."""
-        if devicemapper.suspended(item.lv.device):
-            devicemapper.resume(item.lv.device)
+    def _let_go_on(self) -> None:
+        """Let devices go on that were halted for a snapshot."""
+        for device in (self._thin, *(item.lv.device for item in self._inventory.items)):
+            try:
+                with explained(f"{device} is left as it is"):
+                    if devicemapper.suspended(device):
+                        devicemapper.resume(device)
+            except SnapvolError as error:
+                log.warning("pool '%s': %s", self._pool, error)
 
     def _remove(self, items: list[Item]) -> None:
         if not items:
@@ -79,6 +84,15 @@ class Recovery:
         except SnapvolError:
             for item in items:
                 self._try(self._remove_one, item)
+
+    def _remove_marked(self) -> None:
+        """Remove what says that a volume is gone, once nothing else of that volume is left: else nobody would know."""
+        marked = [item for item in self._inventory.items if item.gone and item.record is not None]
+        left = {item.of for item in self._inventory.items if not item.gone}
+        removable = [item for item in marked if item.of not in left]
+        if removable:
+            self._remove(removable)
+            self._renew()
 
     def _remove_one(self, item: Item) -> None:
         if self._inventory_lacks(item):
@@ -115,7 +129,8 @@ class Recovery:
         that are as they were then, but with a journal that nobody has replayed. Nothing else can have been under way.
         """
         assert item.record is not None
-        if SETTLED in item.lv.tags:
+        # Who holds one has seen it made; it may have been backed up since, and must stay what it was then.
+        if SETTLED in item.lv.tags or item.snapshot("").holds:
             return
         self._tools.activate(item.lv.name)
         try:

@@ -93,13 +93,9 @@ class LvmVolumes(LvmPool):
     def _blank(self, name: str, record: Record, size: int) -> LogicalVolume:
         """Make an uncommitted logical volume that is all zeros."""
         words = ["--virtualsize", f"{size}b", "--thinpool", self._called, "--wipesignatures", "n"]
-        lv = self._create(name_for(self._group, name), size, *words, tags=self._tags(record, FRESH))
-        try:
-            self._active(lv)
-        except SnapvolError:
-            self._discard(lv)
-            raise
-        return lv
+        return self._made_active(
+            self._create(name_for(self._group, name), size, *words, tags=self._tags(record, FRESH))
+        )
 
     def _clone(self, volume: Volume, size: int | None, origin: Item, what: str) -> None:
         assert origin.record is not None
@@ -126,8 +122,16 @@ class LvmVolumes(LvmPool):
     def _copy(self, origin: Item, name: str, record: Record, *marks: str) -> LogicalVolume:
         """Make a writable thin snapshot."""
         words = ["--snapshot", "--setactivationskip", "n", "--permission", "rw", f"{self._group}/{origin.lv.name}"]
-        lv = self._create(name_for(self._group, name), origin.lv.lv_size, *words, tags=self._tags(record, *marks))
-        self._active(lv)
+        return self._made_active(
+            self._create(name_for(self._group, name), origin.lv.lv_size, *words, tags=self._tags(record, *marks))
+        )
+
+    def _made_active(self, lv: LogicalVolume) -> LogicalVolume:
+        try:
+            self._active(lv)
+        except SnapvolError:
+            self._discard(lv)
+            raise
         return lv
 
     @staticmethod
@@ -182,7 +186,7 @@ class LvmVolumes(LvmPool):
         item = self._find(volume)
         what = f"volume '{volume.name}' cannot be moved to the trash"
         with self._working(item, what, volume.name):
-            self._points.unmount(self.mountpoint(volume))
+            self._take_away(volume)
             self._describe(item, replace(item.volume, deleted=when))
 
     def undelete(self, volume: Volume, name: str) -> Volume:
@@ -194,7 +198,7 @@ class LvmVolumes(LvmPool):
         self._require_free(name)
         renamed = replace(item.volume, name=name, deleted=None)
         with self._working(item, what, volume.name):
-            self._points.unmount(self.mountpoint(volume))
+            self._take_away(volume)
             self._describe(item, renamed)
         with suppress(SnapvolError):  # for people who look at `lvs`: the tags have said it
             self._relabel(volume, renamed)
@@ -223,7 +227,9 @@ class LvmVolumes(LvmPool):
         with self._working(item, what, volume.name):
             lv = self._extended(item.lv, wanted)
             self._active(lv)
-            if lv.lv_size > item.lv.lv_size:
+            facts = lvmfilesystem.probe(lv.path)
+            # Also where an earlier try came only as far as the device.
+            if facts is None or lv.lv_size - facts.size >= lv.vg_extent_size:
                 with lvmfilesystem.mounted(lv.path, item.record.filesystem) as root:
                     lvmfilesystem.grow(root, item.record.filesystem, lv.lv_size)
 
@@ -254,10 +260,12 @@ class LvmVolumes(LvmPool):
         with self._working(item, what, volume.name), self._unmounted(item, what):
             self._points.unmount(self._points.directory / STAGED / volume.id)
             self._require_idle(lvs, what)
-            if len(lvs) > 1:
-                # From here on it is gone, whatever is killed: `open` goes on.
+            _, *others = lvs
+            if others:
+                # From here on it is gone, whatever is killed: `open` goes on. What says so is removed last.
                 self._retag(item.lv, add=[GONE], remove=[])
-            self._remove(*lvs)
+                self._remove(*others)
+            self._remove(item.lv)
 
     @staticmethod
     def _require_idle(lvs: Sequence[LogicalVolume], what: str) -> None:
@@ -298,18 +306,24 @@ class LvmVolumes(LvmPool):
         Raises:
             InUse: somebody else has it mounted.
         """
-        point = self.mountpoint(item.volume)
-        mounted = self._points.found(point) is not None
-        if mounted:
-            self._points.unmount(point)
+        mounted = self._take_away(item.volume)
         try:
             self._require_idle([item.lv], what)
             yield mounted
         except BaseException:
             if mounted:
                 with suppress(SnapvolError):
-                    self._mount(item)
+                    self._mount(self._find(item.volume))  # its contents may have been replaced all the same
             raise
+
+    def _take_away(self, volume: Volume) -> bool:
+        """Unmount a volume; return whether it was mounted. Where a trashed one was, another of its name may be now."""
+        if volume.deleted is not None:
+            return False
+        point = self.mountpoint(volume)
+        mounted = self._points.found(point) is not None
+        self._points.unmount(point)
+        return mounted
 
     def unmount(self, volume: Volume) -> None:
         """See `Backend.unmount`."""

@@ -115,6 +115,10 @@ class ThinMap:
             os.pwrite(lock, b"reserved", 0)
             try:
                 devicemapper.message(self._pool, "reserve_metadata_snap")
+            except OSError:
+                os.ftruncate(lock, 0)  # another program has been faster: it is not ours to release
+                raise
+            try:
                 yield
             finally:
                 self._release(lock)

@@ -136,6 +136,26 @@ def test_what_somebody_still_has_mounted_is_not_destroyed(mounting: Pool) -> Non
     wait_until(lambda: mounting.get(web) == {"f": b"precious"}, 10)
 
 
+def test_what_happens_to_a_volume_in_the_trash_does_not_touch_another_of_its_name(mounting: Pool) -> None:
+    """The name was free at once, and somebody uses the new volume of that name."""
+    points = []
+    for destroyed in (False, True):
+        when = now()
+        old = mounting.volume("web")
+        mounting.backend.trash(old, when)
+        web = mounting.volume("web")
+        point = mounting.backend.mount(web)
+        trashed = replace(old, deleted=when)
+        if destroyed:
+            mounting.backend.destroy(trashed)
+        else:
+            mounting.backend.undelete(trashed, "old")
+        points.append(len(mounts_at(point)))
+        mounting.backend.unmount(web)
+        mounting.backend.destroy(web)
+    assert points == [1, 1]
+
+
 def test_a_clone_works_beside_its_origin_and_its_snapshot(mounting: Pool) -> None:
     """T11: XFS refuses a second file system of one UUID, and udev would confuse two of ext4."""
     web = mounting.volume("web")

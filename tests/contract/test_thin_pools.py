@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from snapvol.backends import BACKENDS, devicemapper, freeze
-from snapvol.errors import NoSpace, PoolUnavailable, SettingsError
+from snapvol.backends.lvmtools import Tools
+from snapvol.errors import InUse, NoSpace, PoolUnavailable, SettingsError, StorageFailed
 from snapvol.model import Volume
 from support import disks
 from support.process import run, wait_until
@@ -203,3 +204,57 @@ def test_halting_for_too_long_makes_no_snapshot(small: Pool, monkeypatch: pytest
         small.backend.unmount(volume)
     small.clear()
     assert disks.logical_volumes(disks.MORE) == []
+
+
+def test_what_somebody_has_halted_is_not_snapshotted(small: Pool) -> None:
+    """LVM would say that it has made the snapshot, and nothing could be made in the pool any more (Linux 6.1)."""
+    web = small.volume("web")
+    small.backend.mount(web)
+    device = Path(run("findmnt", "-n", "-o", "SOURCE", small.backend.mountpoint(web)).stdout.strip()).name
+    devicemapper.suspend(device)
+    try:
+        with pytest.raises(InUse, match=f"somebody has halted .*{device}; dmsetup resume {device}"):
+            small.backend.snapshot([web], "s1")
+        assert devicemapper.suspended(device)
+    finally:
+        devicemapper.resume(device)
+    small.snapshot(web, "s1")
+    small.volume("other")
+    assert small.backend.health().ok
+
+
+def test_an_lvm_that_dies_leaves_nobody_standing_still(small: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The daemon lets the volume go on at once; what a daemon that died too has left, the next one."""
+    web = small.volume("web")
+    point = small.backend.mount(web)
+    device = Path(run("findmnt", "-n", "-o", "SOURCE", point).stdout.strip()).name
+
+    def killed(*_: object) -> None:
+        devicemapper.suspend(device)
+        raise StorageFailed("lvcreate failed (exit -9): no message")
+
+    monkeypatch.setattr(Tools, "create", killed)
+    with pytest.raises(StorageFailed, match="exit -9"):
+        small.backend.snapshot([web], "s1")
+    monkeypatch.undo()
+    assert not devicemapper.suspended(device)
+    pool = f"{called(small.settings).replace('/', '-')}-tpool"
+    for halted in (device, pool):
+        devicemapper.suspend(halted)
+        small.reopen()
+        assert not devicemapper.suspended(halted)
+    (point / "f").write_text("goes on")
+    small.snapshot(web, "s1")
+
+
+def test_a_file_system_that_has_not_grown_with_its_device_grows_when_asked_again(small: Pool) -> None:
+    """`lvextend` was through, and then something failed: to say that it is done would not be true."""
+    size = 16 << 20
+    small.backend.create(small.record("web"), size=size)
+    web = small.stored("web")
+    (name,) = (lv.name for lv in disks.logical_volumes(disks.MORE) if lv.name.startswith("web"))
+    run("lvextend", "--size", f"{2 * size}b", f"{small.settings['volume_group']}/{name}")
+    small.reopen().resize(web, 2 * size)
+    with small.mounted(web) as root:
+        facts = os.statvfs(root)
+        assert facts.f_blocks * facts.f_frsize > size

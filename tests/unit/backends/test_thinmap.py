@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
-from snapvol.backends.thinmap import _difference, _elements, _mapping, _ranges
+from snapvol.backends import devicemapper
+from snapvol.backends.devicemapper import ThinPool
+from snapvol.backends.thinmap import ThinMap, _difference, _elements, _mapping, _ranges
 from snapvol.errors import StorageFailed
 
 CHUNK = 65536
@@ -81,3 +85,34 @@ def test_a_volume_that_is_not_there_has_not_no_mappings(tmp_path: Path) -> None:
 def test_a_tool_that_fails_says_why(tmp_path: Path) -> None:
     with pytest.raises(StorageFailed, match=r"cat failed: cat: .*No such file"):
         list(_elements("cat", tmp_path / "nothing"))
+
+
+def test_a_metadata_snapshot_that_another_program_has_just_reserved_stays(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    messages: list[str] = []
+    held: list[int] = []
+
+    def message(_: str, text: str) -> None:
+        messages.append(text)
+        if text.startswith("reserve"):
+            held.append(7)  # by the other one
+            raise OSError(errno.EBUSY, "Device or resource busy")
+
+    state = ThinPool(
+        transaction=1,
+        metadata_used=0,
+        metadata_size=1,
+        data_used=0,
+        data_size=1,
+        held=None,
+        mode="rw",
+        needs_check=False,
+    )
+    monkeypatch.setattr(devicemapper, "message", message)
+    monkeypatch.setattr(devicemapper, "thin_pool", lambda _: replace(state, held=held[0] if held else None))
+    metadata = ThinMap("pool", tmp_path / "metadata", tmp_path / "lock")
+    with pytest.raises(StorageFailed, match="busy"):
+        metadata.mapped(1, CHUNK, CHUNK)
+    assert messages == ["reserve_metadata_snap"]
+    assert (tmp_path / "lock").read_text() == ""  # it does not say that it is ours
