@@ -7,6 +7,7 @@ kernel unmounts it and frees the device (mount(8) sets it up with autoclear, loo
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import selectors
 from collections.abc import Iterator
@@ -169,7 +170,9 @@ def _copy_path(stack: ExitStack, old: int, new: int, path: bytes, copying: _Copy
     copying.clear(there)
     figures = copying.run(f"{_by(old)}/{os.fsdecode(name)}", there)
     for source, directory in reversed(made):
-        _dress(source, directory)
+        for said in _dress(source, directory):
+            figures["notes"].append(said)
+            copying.progress.note("copy", said)
     return figures
 
 
@@ -200,14 +203,20 @@ def _way(stack: ExitStack, above: int, part: bytes, path: bytes) -> tuple[int, b
         ) from None
 
 
-def _dress(source: int, directory: int) -> None:
-    """Give a directory that was made on the way what the one in the image has."""
-    facts = os.fstat(source)
+def _dress(source: int, directory: int) -> list[str]:
+    """Give a directory that was made on the way what the one in the image has; return what the target does not take."""
+    facts, unkept = os.fstat(source), []
     os.fchown(directory, facts.st_uid, facts.st_gid)
     for attribute in os.listxattr(source):
-        os.setxattr(directory, attribute, os.getxattr(source, attribute))
+        try:
+            os.setxattr(directory, attribute, os.getxattr(source, attribute))
+        except OSError as error:
+            if error.errno != errno.EOPNOTSUPP:
+                raise
+            unkept.append(f"setting attribute '{attribute}' of a directory on the way: {error.strerror}")
     os.fchmod(directory, facts.st_mode & 0o7777)
     os.utime(directory, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+    return unkept
 
 
 class _Copying:
@@ -215,7 +224,7 @@ class _Copying:
 
     def __init__(self, written: int, progress: Half) -> None:
         self._written = max(1, written)
-        self._progress = progress
+        self.progress = progress
         self._problems: list[str] = []
         self._notes: list[str] = []
         self._files = 0
@@ -265,8 +274,8 @@ class _Copying:
                     else:
                         self._hear(lines)
                 self._files += copied
-                self._progress.copied(_written(child.pid) / self._written, copied)
-                self._progress.cancelled()
+                self.progress.copied(_written(child.pid) / self._written, copied)
+                self.progress.cancelled()
 
     def _hear(self, lines: list[bytes]) -> None:
         for line in lines:
@@ -276,7 +285,7 @@ class _Copying:
             known = self._notes if said.endswith("Operation not supported") else self._problems
             known.append(said)
             if len(known) <= _MOST_LINES:
-                self._progress.note("copy", said)
+                self.progress.note("copy", said)
 
     def _judge(self, code: int | None) -> None:
         if self._problems:

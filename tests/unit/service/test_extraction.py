@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pytest
 
@@ -241,7 +241,7 @@ def test_T44_no_image_takes_the_machine_with_it(tmp_path: Path) -> None:
     run("mkfs.ext4", "-q", image)
     run("tune2fs", "-e", "panic", image)
     with extraction.mounted(image, "ext4", tmp_path / "files") as root:
-        (found,) = [mount for mount in mountinfo.own() if mount.mountpoint == root]
+        (found,) = [mount for mount in mountinfo.own() if mount.mountpoint == PurePosixPath(root)]
     assert {"ro", "errors=remount-ro"} <= {*found.options}
 
 
@@ -300,5 +300,24 @@ def test_what_the_target_does_not_take_is_said_and_the_rest_is_copied(tmp_path: 
         assert len(figures["notes"]) == len(heard.problems) == 1
         assert "Operation not supported" in figures["notes"][0]
         assert (heard.bytes, heard.most) == (1000, 2000)  # the first half is the restore of the image
+    finally:
+        run("umount", target)
+
+
+@pytest.mark.root
+def test_what_the_target_does_not_take_of_a_directory_on_the_way_is_said_too(tmp_path: Path) -> None:
+    source, target = tmp_path / "from", tmp_path / "to"
+    for directory in (source / "way/to", target):
+        directory.mkdir(parents=True)
+    os.setxattr(source / "way", "user.a", b"x")
+    (source / "way/to/file").write_bytes(b"1")
+    run("mount", "-t", "ramfs", "none", target)
+    try:
+        heard = Heard()
+        figures = extraction.copy(source, target, b"way/to/file", 2, extraction.Half(heard))
+        assert (target / "way/to/file").read_bytes() == b"1"
+        said = "setting attribute 'user.a' of a directory on the way: Operation not supported"
+        assert figures["notes"] == [said]
+        assert len(heard.problems) == 1
     finally:
         run("umount", target)
