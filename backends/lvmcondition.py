@@ -7,11 +7,14 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 from snapvol.backends.devicemapper import ThinPool
+from snapvol.backends.lvmheader import Room
 from snapvol.backends.lvmreport import LogicalVolume
 from snapvol.errors import NoSpace, PoolUnavailable
 from snapvol.model import Health
 
 Percent = Annotated[int, Meta(ge=1, le=100)]
+# In percent: beyond that LVM could soon not even note that a volume is in the trash, or that a snapshot is held.
+_GROUP_MARK = 90
 
 
 class LvmSettings(Struct, frozen=True, kw_only=True):
@@ -43,18 +46,21 @@ class Condition:
         self._settings = settings
         self._called = f"{settings.volume_group}/{settings.thin_pool}"
 
-    def health(self, pool: LogicalVolume, before: ThinPool | None, state: ThinPool | None) -> Health:
+    def health(
+        self, pool: LogicalVolume, before: ThinPool | None, state: ThinPool | None, room: Room | None = None
+    ) -> Health:
         """Return capacity and condition.
 
         Args:
             pool: the thin pool, as LVM reports it.
             before: as the kernel had it before LVM reported; None where it was not active.
             state: as the kernel has it since; likewise.
+            room: for the group's metadata; None where that is not known.
         """
         if state is None:
             problem: str | None = f"the thin pool {self._called} is not active; lvchange -ay {self._called}"
             return Health(ok=False, size=pool.lv_size, problem=problem, metadata_size=pool.lv_metadata_size)
-        problem = self._unwell(state) or self._beyond_marks(state)
+        problem = self._unwell(state) or self._beyond_marks(state) or self._crowded(room)
         if pool.lv_health_status and problem is None:
             problem = f"the thin pool {self._called} is {pool.lv_health_status}; look at `dmesg`"
         # LVM reports nothing that it is still at, but the next change may have come just before it, or after.
@@ -73,18 +79,19 @@ class Condition:
             metadata_free=state.metadata_size - state.metadata_used,
         )
 
-    def require_room(self, what: str, state: ThinPool) -> None:
+    def require_room(self, what: str, state: ThinPool, room: Room | None = None) -> None:
         """Refuse to make something new in a pool that is nearly full (T39).
 
         Args:
             what: cannot be done, for the message.
             state: as the kernel has the thin pool.
+            room: for the group's metadata; None where that is not known.
 
         Raises:
             NoSpace: a mark is passed, with the numbers, or the pool is full.
             PoolUnavailable: nothing can be written.
         """
-        unwell, beyond = self._unwell(state), self._beyond_marks(state)
+        unwell, beyond = self._unwell(state), self._beyond_marks(state) or self._crowded(room)
         if unwell:
             message, _, hint = unwell.partition("; ")
             raise (NoSpace if state.mode == "out_of_data_space" else PoolUnavailable)(f"{what}: {message}", hint)
@@ -100,6 +107,15 @@ class Condition:
         if state.mode != "rw":
             return f"the thin pool {self._called} is read-only; look at `dmesg`, lvmthin(7)"
         return None
+
+    def _crowded(self, room: Room | None) -> str | None:
+        if room is None or room.used * 100 < room.size * _GROUP_MARK:
+            return None
+        return (
+            f"the metadata of the volume group {self._settings.volume_group} is {room.used * 100 / room.size:.1f} %"
+            f" full ({room.used} of {room.size} bytes), its mark is {_GROUP_MARK} %; remove volumes or snapshots, or"
+            " give it more: pvcreate(8), --metadatasize"
+        )
 
     def _beyond_marks(self, state: ThinPool) -> str | None:
         settings = self._settings

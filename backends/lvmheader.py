@@ -17,7 +17,8 @@ from msgspec import Struct
 
 _AT, _SIZE = 4096, 512
 _AREA = struct.Struct("<Q")  # its size; preceded by its start
-_PLACE = struct.Struct("<Q Q")  # of the metadata: offset in the area, and length
+_PLACE = struct.Struct("<Q Q I I")  # of the metadata: offset in the area, length, checksum, flags
+_IGNORED = 1  # among the flags: pvchange --metadataignore
 _MAGIC = b" LVM2 x[5A%r0N*>"
 
 
@@ -36,6 +37,39 @@ def read(devices: Sequence[str]) -> bytes | None:
     except OSError:
         return None
     return found or None
+
+
+class Room(Struct, frozen=True, kw_only=True):
+    """How much of the room for a group's metadata is taken.
+
+    Attributes:
+        used: bytes.
+        size: bytes, more than which LVM does not write.
+    """
+
+    used: int
+    size: int
+
+
+def room(devices: Sequence[str]) -> Room | None:
+    """Return it for the disk that has the least left; None where that cannot be told.
+
+    LVM keeps the old metadata until the new is there, so half of an area is the most (`_vg_write_raw` in its
+    lib/format_text/format-text.c).
+
+    Args:
+        devices: the group's physical volumes.
+    """
+    found: list[Room] = []
+    try:
+        for device in devices:
+            header = _sector(device)
+            area, (_, length, _, flags) = _AREA.unpack_from(header, 32)[0], _PLACE.unpack_from(header, 40)
+            if header[4 : 4 + len(_MAGIC)] == _MAGIC and length and not flags & _IGNORED:
+                found.append(Room(used=length, size=(area - _SIZE) // 2 - _SIZE))
+    except OSError:
+        return None
+    return min(found, key=lambda one: one.size - one.used, default=None)
 
 
 class Made(Struct, frozen=True, kw_only=True):
@@ -80,7 +114,7 @@ def _text(devices: Sequence[str]) -> str:
         header = _sector(device)
         if header[4 : 4 + len(_MAGIC)] != _MAGIC:
             continue
-        area, offset, length = (*_AREA.unpack_from(header, 32), *_PLACE.unpack_from(header, 40))
+        area, (offset, length, *_) = _AREA.unpack_from(header, 32)[0], _PLACE.unpack_from(header, 40)
         begin = offset // _SIZE * _SIZE
         if not 0 < offset <= area or length > area:
             continue

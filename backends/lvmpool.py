@@ -152,7 +152,8 @@ class LvmPool(Backend):
         try:
             before = devicemapper.thin_pool(self._thin)
             pool = self._usable(Inventory(self._tools.report(), self._settings.thin_pool))
-            return self._condition.health(pool, before, devicemapper.thin_pool(self._thin))
+            now, room = devicemapper.thin_pool(self._thin), lvmheader.room(self._disks)
+            return self._condition.health(pool, before, now, room)
         except SnapvolError as error:
             return Health(ok=False, problem=str(error))
 
@@ -183,7 +184,7 @@ class LvmPool(Backend):
             NoSpace: a mark is passed, with the numbers.
             PoolUnavailable: nothing can be written.
         """
-        self._condition.require_room(what, self._state())
+        self._condition.require_room(what, self._state(), lvmheader.room(self._disks))
 
     @property
     def _thin(self) -> str:
