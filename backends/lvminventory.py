@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -91,7 +92,7 @@ def name_for(group: str, *words: str) -> str:
 
 
 class Inventory:
-    """The logical volumes of one pool.
+    """The logical volumes of one pool. Threads may look while another notes a change: they see all of it or nothing.
 
     Args:
         group: all of the volume group.
@@ -102,29 +103,35 @@ class Inventory:
         self.thin_pool = next((lv for lv in group if lv.name == thin_pool), None)
         tags = self.thin_pool.tags if self.thin_pool is not None else ()
         self.id = next((tag.removeprefix(lvmtags.POOL) for tag in tags if tag.startswith(lvmtags.POOL)), None)
-        self._group = {lv.uuid: lv for lv in group}
-        self._items: dict[str, Item] = {}
-        for lv in group:
-            self.put(lv)
+        # Replaced as a whole, never changed: somebody may be going through them.
+        self._group: Mapping[str, LogicalVolume] = {lv.uuid: lv for lv in group}
+        self._items: Mapping[str, Item] = {lv.uuid: item for lv in group if (item := self._item(lv)) is not None}
 
     def put(self, lv: LogicalVolume) -> None:
-        """Note a logical volume as it is now."""
-        self._group[lv.uuid] = lv
-        self._items.pop(lv.uuid, None)
+        """Note a logical volume as it is now. Only one thread at a time may note something."""
+        item = self._item(lv)
+        self._group = {**self._group, lv.uuid: lv}
+        if item is not None:
+            self._items = {**self._items, lv.uuid: item}
+        elif lv.uuid in self._items:
+            self._items = {uuid: it for uuid, it in self._items.items() if uuid != lv.uuid}
+
+    def _item(self, lv: LogicalVolume) -> Item | None:
+        """Return what it is, where it is one of ours."""
         if self.thin_pool is None or lv.pool_lv != self.thin_pool.name or self.id is None:
-            return
+            return None
         if not lvmtags.belongs(lv.tags, self.id):
-            return
+            return None
         try:
-            self._items[lv.uuid] = Item(lv=lv, record=lvmtags.decode(lv.tags))
+            return Item(lv=lv, record=lvmtags.decode(lv.tags))
         except lvmtags.Unreadable as error:
-            self._items[lv.uuid] = Item(lv=lv, record=None, problem=str(error))
+            return Item(lv=lv, record=None, problem=str(error))
 
     def drop(self, lvs: Iterable[LogicalVolume]) -> None:
-        """Note that logical volumes are no more."""
-        for lv in lvs:
-            self._group.pop(lv.uuid, None)
-            self._items.pop(lv.uuid, None)
+        """Note that logical volumes are no more; see `put`."""
+        gone = {lv.uuid for lv in lvs}
+        self._group = {uuid: lv for uuid, lv in self._group.items() if uuid not in gone}
+        self._items = {uuid: item for uuid, item in self._items.items() if uuid not in gone}
 
     @property
     def items(self) -> list[Item]:
@@ -174,11 +181,12 @@ class Inventory:
             pool: the name that they get.
             trash: those in the trash, instead of the live ones.
         """
-        contents = self.contents()
+        still = copy(self)  # as it is now: what is compared is of one time
+        contents = still.contents()
         found: list[Volume | Damage] = [
             replace(item.volume, pool=pool) for item in contents.values() if (item.volume.deleted is not None) == trash
         ]
-        return found if trash else [*found, *self._damages(pool, contents)]
+        return found if trash else [*found, *still._damages(pool, contents)]
 
     def _damages(self, pool: str, contents: dict[str, Item]) -> list[Damage]:
         found = [

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+import threading
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -205,3 +207,30 @@ def test_names_that_lvm_forbids_are_mapped(name: str) -> None:
 
 def test_names_are_readable_where_they_can_be() -> None:
     assert name_for("vg0", "web", "before-upgrade").startswith("web_before-upgrade_")
+
+
+def test_whoever_looks_while_something_changes_sees_all_of_it() -> None:
+    """Operations on different volumes overlap: none fails, and no volume is missed, because of another's."""
+    lvs = [lv(f"v{number}", volume(f"v{number}")) for number in range(40)]
+    seen = inventory(*lvs)
+    over = threading.Event()
+
+    def change() -> None:
+        while not over.is_set():
+            for known in lvs[:5]:
+                seen.put(known)
+            seen.put(added := lv("new", volume("new")))
+            seen.drop([added])
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    thread = threading.Thread(target=change)
+    thread.start()
+    try:
+        for _ in range(300):
+            assert set(seen.contents()) - {"id-new"} == {f"id-v{number}" for number in range(40)}
+            assert len(seen.volumes("p", trash=False)) in (40, 41)
+    finally:
+        over.set()
+        thread.join()
+        sys.setswitchinterval(interval)
