@@ -7,6 +7,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
+from snapvol import units
 from snapvol.backends import lvmfilesystem
 from snapvol.backends.failures import explained
 from snapvol.backends.lvmfilesystem import MOUNT
@@ -16,7 +17,7 @@ from snapvol.backends.lvmtags import FRESH, Record, Role, encode, pieces
 from snapvol.backends.lvmvolumes import STAGED, LvmVolumes
 from snapvol.backends.ownership import Ownership
 from snapvol.errors import NotFound, Refused, SnapvolError, StorageFailed, UsageError
-from snapvol.model import Snapshot, Volume
+from snapvol.model import Snapshot, State, Volume
 
 log = logging.getLogger(__name__)
 _NO_OWNER = Ownership(uid=None, gid=None, mode=None)
@@ -33,9 +34,10 @@ class LvmStage(LvmVolumes):
         assert item.record is not None
         wanted = self._wanted(volume, item.record.filesystem)
         self._require_room(what)
-        lvmfilesystem.smallest(volume.name, wanted.filesystem, item.lv.lv_size)
+        size = self._size(volume, item)
+        lvmfilesystem.smallest(volume.name, wanted.filesystem, size)
         with explained(what):
-            lv = self._new(item.volume, Role.STAGED, wanted, item.lv.lv_size)
+            lv = self._new(item.volume, Role.STAGED, wanted, size)
             self._retag(lv, add=[], remove=[FRESH])
             point, kind = self._stage(volume), wanted.filesystem
             self._points.mount(point, str(lv.path), kind, MOUNT[kind], device=self._active(lv))
@@ -44,14 +46,23 @@ class LvmStage(LvmVolumes):
     def _stage(self, volume: Volume) -> Path:
         return self._points.directory / STAGED / volume.id
 
+    def _size(self, volume: Volume, item: Item) -> int:
+        """Return how large new contents become: as the old ones, which may still be only a volume's beginning."""
+        size = volume.options.get("size")
+        if volume.state is State.RESTORING and size is not None:
+            return self._rounded(units.size(size))
+        return item.lv.lv_size
+
     def stage_image(self, volume: Volume, size: int) -> Path:
         """See `Backend.stage_image`."""
         what = f"an image for volume '{volume.name}' cannot be prepared"
         self.discard_stage(volume)
         item = self._find(volume)
-        if size > item.lv.lv_size:
+        most = self._size(volume, item)
+        if size > most:
             raise Refused(
-                f"{what}: it has {size} bytes, the volume {item.lv.lv_size}", f"snapvol resize {volume.name} {size}"
+                f"{what}: it has {units.spelled(size)}, the volume {units.spelled(most)}",
+                f"snapvol resize {volume.name} {units.spelled(size)}",
             )
         self._require_room(what)
         with explained(what):
@@ -84,7 +95,7 @@ class LvmStage(LvmVolumes):
             assert staged.record is not None
             lv, kind = staged.lv, staged.record.filesystem
             if not kind:
-                lv, kind = self._checked_image(lv, item.lv.lv_size, what)
+                lv, kind = self._checked_image(lv, self._size(volume, item), what)
             with self._unmounted(item, what) as mounted:
                 self._replace(item, lv, kind)
             if mounted:

@@ -379,7 +379,9 @@ class Backend(ABC):
     def stage(self, volume: Volume) -> Path:
         """Return an empty directory, in the volume's storage and under its quota, to be filled with new contents.
 
-        What an earlier stage left is removed first. The volume's own contents are untouched.
+        What an earlier stage left is removed first. The volume's own contents are untouched. New contents are as
+        large as the old ones; those of a volume that is being restored (its state) as its ``size`` says, which is
+        how a volume with a filesystem of its own becomes smaller than it began.
         """
 
     @abstractmethod

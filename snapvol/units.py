@@ -24,3 +24,12 @@ def size(text: str) -> int:
     if number > LARGEST:
         raise UsageError(f"{text!r} is more than 1 EiB", "write a smaller size")
     return number
+
+
+def spelled(size: int) -> str:
+    """Return bytes as `size` reads them, in the largest unit that divides them: ``10G``, ``1536M``."""
+    for unit in ("", "K", "M", "G", "T"):
+        if size % 1024:
+            return f"{size}{unit}"
+        size //= 1024
+    return f"{size}P"

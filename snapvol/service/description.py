@@ -43,19 +43,22 @@ class Description:
             run.warn(warning)
         if transfer.as_image(entry.backend) and transfer.image is not None and "size" in asked:
             _refuse_smaller(entry, asked["size"], transfer.image.size)
-        options = self._resized(run, entry, fitting)
+        smaller = limit is not None and "size" in fitting and units.size(fitting["size"]) < limit
+        options = fitting if smaller else self._resized(run, entry, fitting)
         labels = (meta.labels if meta is not None else {}) | volume.labels
         self._context.catalog.change(volume.id, options=options, labels=labels, parent=found.backup.id)
         given = restored_options.given(meta.options, meta.parent, entry.pool) if meta is not None else {}
         if (labels or given) and self._docker.adopt(volume.name, labels, given) is False:
             run.warn(f"Docker knew volume '{volume.name}' already, and keeps the labels that it has")
         entry = self._context.catalog.by_id(volume.id) or entry
-        if transfer.as_image(entry.backend) or not volume_options.of_storage(options, entry.backend):
+        if transfer.as_image(entry.backend):
+            return entry
+        if not smaller and not volume_options.of_storage(options, entry.backend):
             return entry
         return self._prepared(run, entry, asked, adopt=transfer.image is None)
 
     def _prepared(self, run: Run, entry: Entry, asked: Mapping[str, str], *, adopt: bool) -> Entry:
-        """Begin with a root that has the storage's own options: they work on what is written after them."""
+        """Begin with a root that has the storage's own options, which work on what is written after them, and size."""
         backend, volume = entry.backend, entry.volume
         try:
             backend.stage(volume)
@@ -96,7 +99,7 @@ class Description:
 
 def _refuse_smaller(entry: Entry, asked: str, image: int) -> None:
     if units.size(asked) < image:
-        least = volume_options.spelled_size(image)
+        least = units.spelled(image)
         raise Refused(
             f"volume '{entry.volume.name}' was asked for with size={asked}, the image in the backup has {least}",
             f"remove it, snapvol rm {entry.volume.name}, and create it without a size, or with size={least} or more",

@@ -202,23 +202,14 @@ def _shown(text: str) -> str:
 
 
 def _size(text: str, _: Settings) -> str:
-    return spelled_size(units.size(text))
-
-
-def spelled_size(size: int) -> str:
-    """Return bytes in the largest unit that divides them: ``10G``, ``1536M``."""
-    for unit in ("", "K", "M", "G", "T"):
-        if size % 1024:
-            return f"{size}{unit}"
-        size //= 1024
-    return f"{size}P"
+    return units.spelled(units.size(text))
 
 
 def _chunk(text: str, _: Settings) -> str:
     size = units.size(text)
     if not SMALLEST_CHUNK <= size <= LARGEST_CHUNK or size & (size - 1):
         raise UsageError(f"{_shown(text)} is not a power of two from 64K to 4M", "write 256K, or leave it out for 1M")
-    return spelled_size(size)
+    return units.spelled(size)
 
 
 def _flag(text: str, _: Settings) -> str:

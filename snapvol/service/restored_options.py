@@ -79,7 +79,7 @@ def fitting(
         files = found.backup.size or 0 if found.backup.kind == BackupKind.FILES else 0
         least = max(used, files) * 3 // 2  # a filesystem takes some of it for itself
         least = _rounded_up(least) if least > present else present
-    return {**options, "size": volume_options.spelled_size(least)} if least > present else dict(options)
+    return {**options, "size": units.spelled(least)} if least > present else dict(options)
 
 
 def enlarged(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:

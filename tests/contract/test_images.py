@@ -9,10 +9,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from snapvol.backend import Image, Range
 from snapvol.errors import NotFound, Refused, SnapvolError
-from snapvol.model import Snapshot, Volume
+from snapvol.model import Snapshot, State, Volume
 from support import disks
 from support.process import run
 from support.storage import Pool, contents
@@ -289,6 +290,25 @@ def test_a_smaller_image_grows_to_the_volumes_size(blocks: Pool, web: Volume) ->
         facts = os.statvfs(root)
         assert facts.f_blocks * facts.f_frsize > 3 * blocks.variant.size
     assert blocks.backend.usage(blocks.stored("large")).limit == 4 * blocks.variant.size
+
+
+def test_T37_a_volume_that_is_restored_gets_its_size_though_it_began_larger(blocks: Pool, web: Volume) -> None:
+    write(blocks, web, "f", b"one")
+    snapshot = blocks.snapshot(web, "s1")
+    large = blocks.record("large", size=str(2 * blocks.variant.size))
+    blocks.backend.create(large, size=4 * blocks.variant.size)
+    restored = replace(blocks.stored("large"), state=State.RESTORING)
+    blocks.backend.record(restored)
+    with pytest.raises(Refused, match="large"):
+        blocks.backend.stage_image(restored, 3 * blocks.variant.size)
+    blocks.backend.stage(restored)
+    blocks.backend.adopt_stage(restored)
+    assert blocks.backend.usage(restored).limit == 2 * blocks.variant.size
+    staged_copy(blocks, snapshot, restored)
+    blocks.backend.adopt_stage(restored)
+    assert blocks.backend.usage(restored).limit == 2 * blocks.variant.size
+    assert blocks.get(restored) == {"f": b"one"}
+    assert blocks.leaks() == []
 
 
 def test_an_image_that_is_larger_than_its_volume_is_refused(blocks: Pool, web: Volume) -> None:

@@ -13,9 +13,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
+from snapvol import units
 from snapvol.backend import Features, Image, Option, Range
 from snapvol.errors import NotFound, Refused, Unsupported
-from snapvol.model import Snapshot, Usage, Volume
+from snapvol.model import Snapshot, State, Usage, Volume
 from snapvol.settings import ROOT
 from support.memory import Memory
 
@@ -175,9 +176,14 @@ class Imaged(Mounted):
 
     def stage_image(self, volume: Volume, size: int) -> Path:
         self.discard_stage(volume)
-        if size > self.limits[volume.id]:
-            raise Refused(f"the image has {size} bytes, volume '{volume.name}' {self.limits[volume.id]}", "resize it")
+        if size > self._limit(volume):
+            raise Refused(f"the image has {size} bytes, volume '{volume.name}' {self._limit(volume)}", "resize it")
         return self._device(volume)
+
+    def _limit(self, volume: Volume) -> int:
+        size = volume.options.get("size")
+        restoring = volume.state is State.RESTORING
+        return units.size(size) if restoring and size is not None else self.limits[volume.id]
 
     def adopt_stage(self, volume: Volume) -> None:
         device = self._device(volume)
@@ -186,6 +192,7 @@ class Imaged(Mounted):
             unpack(taken, self.stage(volume))
             taken.unlink()
         super().adopt_stage(volume)
+        self.limits[volume.id] = self._limit(volume)
 
     def discard_stage(self, volume: Volume) -> None:
         super().discard_stage(volume)

@@ -82,6 +82,18 @@ def test_a_volume_that_is_too_small_for_the_image_is_made_larger_unless_its_size
     service.remove_volume("web3")
 
 
+@pytest.mark.parametrize("kind", ["image", "files"])
+def test_T37_a_volume_is_no_larger_than_it_was_because_the_storage_begins_with_more(
+    service: Service, kind: str
+) -> None:
+    made(service, size="8M", **{"backup.kind": kind})
+    job = restore(service, "web", volume="web2")
+    assert (job.state, job.warnings) == (JobState.DONE, [])
+    assert service.volume("web2").options["size"] == "8M"
+    assert imaged_pool(service).limits[service.volume("web2").id] == 8 << 20
+    assert contents(service, "web2") == FILES
+
+
 def test_T35_an_image_in_place_is_exact_can_be_undone_and_changes_the_filesystem(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:

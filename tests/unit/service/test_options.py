@@ -136,7 +136,7 @@ def test_reading_what_was_read_changes_nothing(settings: Settings, valid: dict[s
 
 @given(st.integers(1, 2**60))
 def test_sizes_are_spelled_exactly(size: int) -> None:
-    assert units.size(options.spelled_size(size)) == size
+    assert units.size(units.spelled(size)) == size
 
 
 @pytest.mark.parametrize(
