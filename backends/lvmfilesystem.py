@@ -19,7 +19,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from snapvol import shell
+from snapvol import shell, units
 from snapvol.backends import mounting
 from snapvol.backends.failures import explained
 from snapvol.backends.ownership import Ownership
@@ -265,5 +265,6 @@ def smallest(volume: str, kind: str, size: int) -> None:
     least = XFS_SMALLEST if kind == XFS else 1 << 20
     if size < least:
         raise Refused(
-            f"volume '{volume}': {kind} takes at least {least >> 20} MiB, not {size}", "give it a larger size"
+            f"volume '{volume}': {kind} takes at least {units.spelled(least)}, not {units.spelled(size)}",
+            "give it a larger size: 10G, 512M",
         )

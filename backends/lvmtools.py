@@ -13,6 +13,7 @@ from snapvol.errors import NoSpace, PoolUnavailable, SnapvolError, StorageFailed
 
 _NO_UDEV = "activation{udev_sync=0 udev_rules=0}"  # LVM then makes and removes the nodes itself
 _ABSENT = re.compile(r"olume group .*not found|is exported|annot process volume group|couldn't find device|is missing")
+_UNKNOWN = re.compile(r"olume group .*not found")
 _FULL = re.compile(r"reached threshold|nsufficient free (space|extents)")
 
 
@@ -147,8 +148,9 @@ class Tools:
             return PoolUnavailable(f"pool '{self._pool}': {error.message}", "apt install lvm2 thin-provisioning-tools")
         said = _warnings_last(error.stderr)
         if _ABSENT.search(error.stderr):
+            more = "" if _UNKNOWN.search(error.stderr) else f": {said}"
             return PoolUnavailable(
-                f"pool '{self._pool}': volume group '{self.group}' is not there: {said}",
+                f"pool '{self._pool}': volume group '{self.group}' is not there{more}",
                 f"look at: vgs; bring its disks back, vgimport {self.group}, vgchange -ay {self.group}",
             )
         if _FULL.search(error.stderr):

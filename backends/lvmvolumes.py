@@ -11,6 +11,7 @@ from pathlib import Path
 from msgspec import Struct
 from msgspec.structs import replace
 
+from snapvol import units
 from snapvol.backend import Option
 from snapvol.backends import devicemapper, lvmfilesystem
 from snapvol.backends.failures import explained
@@ -64,7 +65,7 @@ class LvmVolumes(LvmPool):
         wanted = self._wanted(volume, None)
         self._require_room(what)
         extents = self._rounded(SIZE if size is None else size)
-        lvmfilesystem.smallest(volume.name, wanted.filesystem, extents)
+        lvmfilesystem.smallest(volume.name, wanted.filesystem, SIZE if size is None else size)
         with explained(what):
             lv = self._new(volume, Role.VOLUME, wanted, extents)
             self._retag(lv, add=[], remove=[FRESH])
@@ -105,7 +106,10 @@ class LvmVolumes(LvmPool):
             raise UsageError(f"{what}: a clone has its origin's file system, {kind}", f"leave out fs, or set fs={kind}")
         extents = origin.lv.lv_size if size is None else self._rounded(size)
         if extents < origin.lv.lv_size:
-            raise Refused(f"{what}: its origin has {origin.lv.lv_size} bytes, more than {size}", "give a larger size")
+            raise Refused(
+                f"{what}: its origin has {units.spelled(origin.lv.lv_size)}, more than {units.spelled(extents)}",
+                "give a larger size",
+            )
         self._require_room(what)
         record = Record(role=Role.VOLUME, filesystem=kind, volume=replace(volume, pool=""))
         with self._working(origin, what, volume.name):
@@ -220,9 +224,10 @@ class LvmVolumes(LvmPool):
         assert item.record is not None
         wanted = self._rounded(size)
         if wanted < item.lv.lv_size:
+            less = units.spelled(size)
             raise Unsupported(
-                f"{what}: it has {item.lv.lv_size} bytes, and LVM volumes cannot shrink to {size}",
-                f"create a smaller one and copy the contents, or restore a backup of files: -o backup={volume.name}",
+                f"{what}: it has {units.spelled(item.lv.lv_size)}, and LVM volumes cannot shrink to {less}",
+                f"create a smaller one, snapvol create NEW -o size={less}, and copy the contents",
             )
         with self._working(item, what, volume.name):
             lv = self._extended(item.lv, wanted)

@@ -20,7 +20,8 @@ id_option = click.option("--id", "holder", default=HOLDER, show_default=True, he
 def mount(session: Session, volume: str, holder: str) -> None:
     """Mount a volume without Docker and print where.
 
-    The volume counts as in use until 'snapvol unmount', or until the machine restarts.
+    It stays mounted until 'snapvol unmount', or until the machine restarts. This alone keeps nobody from removing
+    the volume or taking it back to a snapshot, which containers and mounts made by hand do.
     """
     print(session.client.mount(volume, holder))
 

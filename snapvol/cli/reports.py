@@ -39,7 +39,7 @@ def _metadata(pool: PoolInfo) -> str:
 POOL_COLUMNS = (
     Column[PoolInfo]("POOL", lambda pool: f"{pool.name} (default)" if pool.default else pool.name),
     Column[PoolInfo]("BACKEND", lambda pool: pool.backend),
-    Column[PoolInfo]("STATE", lambda pool: "ok" if pool.ok else pool.problem or "not ok"),
+    Column[PoolInfo]("STATE", lambda pool: "ok" if pool.ok else "not ok"),
     Column[PoolInfo]("FREE", lambda pool: output.size(pool.free) if pool.size else "-", right=True),
     Column[PoolInfo]("SIZE", lambda pool: output.size(pool.size) if pool.size else "-", right=True),
     Column[PoolInfo]("METADATA", _metadata, right=True),

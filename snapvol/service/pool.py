@@ -11,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from snapvol.backend import Backend
 from snapvol.errors import PoolUnavailable
@@ -90,7 +91,7 @@ class Pool:
             found = self.backend.open(expected=expected)
             if expected is None:
                 _write(self._identity, _Identity(id=found), sync=True)
-            self.health = self.backend.health()
+            self.health = self._looked()
             take_in = load(self)
             turn()
             take_in()
@@ -103,7 +104,13 @@ class Pool:
 
     def check(self) -> None:
         """Look at the health of an open pool."""
-        self.health = self.backend.health()
+        self.health = self._looked()
+
+    def _looked(self) -> Health:
+        health = self.backend.health()
+        if health.problem is None:
+            return health
+        return replace(health, problem=health.problem.removeprefix(f"pool '{self.name}': "))
 
     def require(self) -> Backend:
         """Return the backend of an open pool.

@@ -77,6 +77,6 @@ def test_what_mkfs_refuses_is_told_in_a_line(image: Path) -> None:
 
 
 def test_sizes_that_cannot_be_are_refused_before_anything_is_made() -> None:
-    with pytest.raises(Refused, match="volume 'web': xfs takes at least 300 MiB"):
+    with pytest.raises(Refused, match="volume 'web': xfs takes at least 300M, not"):
         lvmfilesystem.smallest("web", "xfs", 64 << 20)
     lvmfilesystem.smallest("web", "ext4", 64 << 20)
