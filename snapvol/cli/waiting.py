@@ -100,12 +100,14 @@ def _outcome(job: JobInfo, done: Callable[[JobInfo], str]) -> str:
 
 
 def figures(job: JobInfo) -> str:
-    """Return what a job has done, in figures: files, their sizes, what of that was new, how long it took."""
+    """Return what a job has done, in figures: files, their sizes, what was read and new of that, how long it took."""
     result, progress = job.result, job.progress
     files = result.get("files", progress.files_done)
     written = result.get("bytes_written", 0) + result.get("bytes_kept", 0) or progress.bytes_done
     size = result.get("bytes_total", result.get("bytes", written))
     parts = [output.count(files, "file"), output.size(size)]
+    if result.get("base") is not None:
+        parts.append(f"{output.size(result['bytes_read'])} of it read")
     if "bytes_added" in result:
         parts.append(f"{output.size(result['bytes_added'])} of it new")
     if job.started and job.ended:

@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from snapvol.api import JobInfo, JobProgress, JobState
 from snapvol.cli.progress import Counter, Lines, described, display
@@ -42,6 +43,15 @@ def test_backup_waits_and_says_what_was_done(api: Api, snapvol: Snapvol) -> None
     result = snapvol("backup", "wiki")
     assert result == Result(0, "backup ffffffff of wiki: 3 files, 5.0 MiB, 1.0 MiB of it new, in 4.0 s\n", "")
     assert api.said[0][2] == {"objects": ["wiki"], "all": False, "repository": None}
+
+
+def test_a_backup_that_builds_on_another_says_how_much_it_read(api: Api, snapvol: Snapvol) -> None:
+    api.on("POST", "/v1/backups", [job(state=JobState.QUEUED)])
+    api.on("GET", EVENTS, replace(DONE, result={**RESULT, "base": "b", "bytes_read": 3 << 20}))
+    result = snapvol("backup", "wiki")
+    assert result.out == (
+        "backup ffffffff of wiki: 3 files, 5.0 MiB, 3.0 MiB of it read, 1.0 MiB of it new, in 4.0 s\n"
+    )
 
 
 def test_detached_it_prints_the_job(api: Api, snapvol: Snapvol) -> None:
