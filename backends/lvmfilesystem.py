@@ -29,10 +29,11 @@ EXT4, XFS = "ext4", "xfs"
 KINDS = (EXT4, XFS)
 XFS_SMALLEST = 300 << 20  # bytes: mkfs.xfs(8) makes none below since 5.19
 # The volume's own: what files no longer need goes back to the pool. nouuid: copies may have their origin's UUID (T11).
-MOUNT: Mapping[str, tuple[str, ...]] = {EXT4: ("discard",), XFS: ("discard", "nouuid")}
+_CALM = "errors=remount-ro"  # an image that somebody made may say errors=panic in its superblock (T44)
+MOUNT: Mapping[str, tuple[str, ...]] = {EXT4: ("discard", _CALM), XFS: ("discard", "nouuid")}
 # A snapshot's: nothing is replayed into it, and nobody runs what is in it.
 READ: Mapping[str, tuple[str, ...]] = {
-    EXT4: ("ro", "noload", "nosuid", "nodev", "noexec"),
+    EXT4: ("ro", "noload", _CALM, "nosuid", "nodev", "noexec"),
     XFS: ("ro", "norecovery", "nouuid", "nosuid", "nodev", "noexec"),
 }
 # What newer mkfs.xfs turn on, and Linux 6.1 cannot mount. (The files that come with it for this it cannot even read in

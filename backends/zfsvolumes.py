@@ -223,7 +223,7 @@ class ZfsVolumes(ZfsPool):
                     )
 
     def _is_ours(self, dataset: str) -> bool:
-        ours = {name for known in self._known.values() for name in known.datasets} | set(self._staged.values())
+        ours = {name for known in list(self._known.values()) for name in known.datasets} | set(self._staged.values())
         if dataset in ours:
             return True
         survey = self._survey(points=False)
