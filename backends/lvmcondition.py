@@ -47,7 +47,12 @@ class Condition:
         self._called = f"{settings.volume_group}/{settings.thin_pool}"
 
     def health(
-        self, pool: LogicalVolume, before: ThinPool | None, state: ThinPool | None, room: Room | None = None
+        self,
+        pool: LogicalVolume,
+        before: ThinPool | None,
+        state: ThinPool | None,
+        room: Room | None = None,
+        leftovers: str | None = None,
     ) -> Health:
         """Return capacity and condition.
 
@@ -56,6 +61,7 @@ class Condition:
             before: as the kernel had it before LVM reported; None where it was not active.
             state: as the kernel has it since; likewise.
             room: for the group's metadata; None where that is not known.
+            leftovers: what to tell of those in the thin pool, while nothing is worse.
         """
         if state is None:
             problem: str | None = f"the thin pool {self._called} is not active; lvchange -ay {self._called}"
@@ -74,7 +80,7 @@ class Condition:
             ok=problem is None,
             size=state.data_size * chunk,
             free=(state.data_size - state.data_used) * chunk,
-            problem=problem,
+            problem=problem or leftovers,
             metadata_size=state.metadata_size,
             metadata_free=state.metadata_size - state.metadata_used,
         )

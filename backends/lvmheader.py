@@ -97,7 +97,7 @@ def made(devices: Sequence[str], name: str) -> Made | None:
         text = _text(devices)
     except OSError:
         return None
-    found = re.findall(rf'\n{re.escape(name)} \{{\nid = "([\w-]{{38}})"\n(.*?)\n\}}\n\}}', text, re.DOTALL)
+    found = _described(text, name)
     if len(found) != 1:
         return None
     uuid, rest = found[0]
@@ -105,6 +105,27 @@ def made(devices: Sequence[str], name: str) -> Made | None:
     if any(len(values) != 1 for values in numbers.values()):
         return None
     return Made(uuid=uuid, thin_id=int(numbers["device_id"][0]), transaction_id=int(numbers["transaction_id"][0]))
+
+
+def pending(devices: Sequence[str], thin_pool: str) -> bool:
+    """Return whether LVM has noted messages to the kernel's thin pool and not yet that they have arrived.
+
+    True, too, where that cannot be told.
+
+    Args:
+        devices: the group's physical volumes.
+        thin_pool: the logical volume's name.
+    """
+    try:
+        found = _described(_text(devices), thin_pool)
+    except OSError:
+        return True
+    return len(found) != 1 or re.search(r"^message\d+ \{$", found[0][1], re.MULTILINE) is not None
+
+
+def _described(text: str, name: str) -> list[tuple[str, str]]:
+    """Return the UUID of each logical volume of this name, and what is said of it up to its first segment's end."""
+    return re.findall(rf'\n{re.escape(name)} \{{\nid = "([\w-]{{38}})"\n(.*?)\n\}}\n\}}', text, re.DOTALL)
 
 
 def _text(devices: Sequence[str]) -> str:

@@ -19,6 +19,7 @@ from snapvol.backends.failures import explained
 from snapvol.backends.lvmcondition import Condition, LvmSettings
 from snapvol.backends.lvmfilesystem import KINDS
 from snapvol.backends.lvminventory import Inventory, Item, identity
+from snapvol.backends.lvmmessages import settle, strays
 from snapvol.backends.lvmrecovery import Recovery
 from snapvol.backends.lvmreport import LogicalVolume
 from snapvol.backends.lvmtags import Record
@@ -55,6 +56,7 @@ class LvmPool(Backend):
         self._known: Inventory | None = None
         self._header: bytes | None = None
         self._disks: list[str] = []
+        self._strays: set[int] = set()
 
     # -- opening ------------------------------------------------------------------------------------------------
 
@@ -83,7 +85,8 @@ class LvmPool(Backend):
         # Once more: a program that a killed daemon had started may have gone on; LVM reports when it has ended.
         inventory = self._refreshed()
         self._map().recover()
-        Recovery(self.pool, self._tools, self._thin, inventory).run()
+        Recovery(self.pool, self._tools, self._thin, inventory, self._settle_messages).run()
+        self._strays = self._unowned()
         if inventory.id is None:
             raise StorageFailed(f"pool '{self.pool}': the thin pool {self._called} does not keep its tag")
         return inventory.id
@@ -153,9 +156,24 @@ class LvmPool(Backend):
             before = devicemapper.thin_pool(self._thin)
             pool = self._usable(Inventory(self._tools.report(), self._settings.thin_pool))
             now, room = devicemapper.thin_pool(self._thin), lvmheader.room(self._disks)
-            return self._condition.health(pool, before, now, room)
+            if self._strays:  # somebody may have removed them
+                self._strays = self._unowned()
+            return self._condition.health(pool, before, now, room, strays(self._thin, self._group, self._strays))
         except SnapvolError as error:
             return Health(ok=False, problem=str(error))
+
+    def _settle_messages(self) -> None:
+        settle(self._tools, self._disks, self._usable(self._inventory()), self._inventory().id)
+
+    def _unowned(self) -> set[int]:
+        """Return the numbers of thin volumes that no logical volume has; what was known where that cannot be told."""
+        try:
+            before = devicemapper.thin_pool(self._thin)
+            found = self._map().volumes() - self._tools.numbers(self._settings.thin_pool)
+            return found if devicemapper.thin_pool(self._thin) == before else self._strays
+        except SnapvolError as error:
+            log.warning("pool '%s': it is not known what lies in the thin pool: %s", self.pool, error)
+            return self._strays
 
     def _state(self) -> ThinPool:
         """Return the state of the thin pool, which is activated where it is not.
@@ -325,6 +343,7 @@ class LvmPool(Backend):
         return lv
 
     def _remove(self, *lvs: LogicalVolume) -> None:
+        self._settle_messages()
         self._tools.remove([lv.name for lv in lvs])
         self._drop(*lvs)
 

@@ -24,17 +24,22 @@ class Recovery:
         tools: LVM's programs.
         thin: what device-mapper calls the thin pool.
         inventory: what there is; kept up to date.
+        settle: makes LVM note what has come to the thin pool.
     """
 
-    def __init__(self, pool: str, tools: Tools, thin: str, inventory: Inventory) -> None:
+    def __init__(
+        self, pool: str, tools: Tools, thin: str, inventory: Inventory, settle: Callable[[], None] = lambda: None
+    ) -> None:
         self._pool = pool
         self._tools = tools
         self._thin = thin
         self._inventory = inventory
+        self._settle_pool = settle
 
     def run(self) -> None:
         """Mend everything."""
         self._let_go_on()
+        self._settle_pool()
         remove, commit = self._inventory.unfinished()
         if commit:
             self._try_all(lambda items: self._tools.retag([item.lv.name for item in items], remove=[FRESH]), commit)

@@ -14,6 +14,7 @@ from snapvol.errors import NoSpace, PoolUnavailable, SnapvolError, StorageFailed
 _NO_UDEV = "activation{udev_sync=0 udev_rules=0}"  # LVM then makes and removes the nodes itself
 _ABSENT = re.compile(r"olume group .*not found|is exported|annot process volume group|couldn't find device|is missing")
 _UNKNOWN = re.compile(r"olume group .*not found")
+_TAKEN = re.compile(r"Thin pool (\S+) .*already contain thin device with device_id (\d+)")
 _FULL = re.compile(r"reached threshold|nsufficient free (space|extents)")
 
 
@@ -41,6 +42,20 @@ class Tools:
         except ToolFailed as error:
             raise self._explained(error) from error
         return lvmreport.parse(text)
+
+    def numbers(self, thin_pool: str) -> set[int]:
+        """Return by which numbers a thin pool knows its logical volumes, those included that LVM hides.
+
+        Raises:
+            PoolUnavailable: the group is not there.
+            StorageFailed: LVM does not tell.
+        """
+        words = ("--all", "--noheadings", "--select", f"pool_lv={thin_pool}", "--options", "thin_id", self.group)
+        try:
+            text = self._run("lvs", *words)
+        except ToolFailed as error:
+            raise self._explained(error) from error
+        return {int(word) for word in text.split()}
 
     def disks(self) -> list[str]:
         """Return the devices of the group's physical volumes.
@@ -155,6 +170,12 @@ class Tools:
             )
         if _FULL.search(error.stderr):
             return NoSpace(f"pool '{self._pool}': {said}", f"free space, or lvextend the thin pool in {self.group}")
+        if taken := _TAKEN.search(error.stderr):
+            return StorageFailed(
+                f"{error.argv[0]} failed: thin pool {taken[1]} has a volume {taken[2]} that no logical volume is",
+                f"if `lvs -a -o lv_name,thin_id {self.group}` does not list it: dmsetup message {taken[1]} 0"
+                f" 'delete {taken[2]}'",
+            )
         return StorageFailed(f"{error.argv[0]} failed (exit {error.code}): {said}", error.hint)
 
 

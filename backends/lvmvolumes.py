@@ -21,12 +21,13 @@ from snapvol.backends.lvmpool import LvmPool
 from snapvol.backends.lvmreport import LogicalVolume
 from snapvol.backends.lvmtags import FRESH, GONE, Record, Role
 from snapvol.backends.ownership import Ownership
-from snapvol.errors import AlreadyExists, InUse, Refused, SnapvolError, Unsupported, UsageError
+from snapvol.errors import AlreadyExists, InUse, Refused, SnapvolError, StorageFailed, Unsupported, UsageError
 from snapvol.model import Damage, Snapshot, Usage, Volume
 from snapvol.names import volume_name
 
 SIZE = 10 << 30  # bytes, where nobody says otherwise: thin, so that it takes what is written
 MKFS = Option(key="lvm.mkfs", help="words for mkfs.ext4 or mkfs.xfs, such as '-i 4096'")
+_BLANKS = 2
 _PATIENCE, _PAUSE = 1.0, 0.05  # seconds
 STAGED = ".staged"  # below the pool's mountpoints
 
@@ -94,9 +95,16 @@ class LvmVolumes(LvmPool):
     def _blank(self, name: str, record: Record, size: int) -> LogicalVolume:
         """Make an uncommitted logical volume that is all zeros."""
         words = ["--virtualsize", f"{size}b", "--thinpool", self._called, "--wipesignatures", "n"]
-        return self._made_active(
-            self._create(name_for(self._group, name), size, *words, tags=self._tags(record, FRESH))
-        )
+        chunk = self._usable(self._inventory()).chunk_size or 0
+        for _ in range(_BLANKS):
+            lv = self._made_active(
+                self._create(name_for(self._group, name), size, *words, tags=self._tags(record, FRESH))
+            )
+            if (devicemapper.thin_used(lv.device) or 0) <= chunk:  # LVM writes zeros where it begins
+                return lv
+            # The pool had a volume of that number, which LVM takes over as it is; with ours it goes.
+            self._discard(lv)
+        raise StorageFailed(f"a new logical volume of {self._called} is not empty", "look at: snapvol doctor")
 
     def _clone(self, volume: Volume, size: int | None, origin: Item, what: str) -> None:
         assert origin.record is not None

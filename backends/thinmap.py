@@ -81,6 +81,16 @@ class ThinMap:
         with self._reserved():
             return _ranges(_elements(*words), _mapping, chunk, size)
 
+    def volumes(self) -> set[int]:
+        """Return the numbers of all thin volumes in the pool.
+
+        Raises:
+            StorageFailed: that cannot be told.
+        """
+        with self._reserved():
+            listed = shell.run("thin_ls", "--metadata-snap", "--no-headers", "--format", "DEV", self._metadata)
+        return {int(word) for word in listed.split()}
+
     def differing(self, base: int, volume: int, chunk: int, size: int) -> tuple[Range, ...]:
         """Return the ranges, in bytes, in which two thin volumes do not share what they map.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -163,9 +163,9 @@ def test_nobody_stands_still_when_the_one_who_halted_them_is_killed(
     child = os.fork()
     if child == 0:
         try:
-            monkeypatch.setattr(devicemapper, "message", killed)
             backend = small.fresh()
             backend.open()
+            monkeypatch.setattr(devicemapper, "message", killed)
             backend.snapshot([one, two], "s1")
         finally:
             os._exit(1)
@@ -258,3 +258,57 @@ def test_a_file_system_that_has_not_grown_with_its_device_grows_when_asked_again
     with small.mounted(web) as root:
         facts = os.statvfs(root)
         assert facts.f_blocks * facts.f_frsize > size
+
+
+def untold(settings: Mapping[str, object], place: Path, message: str) -> None:
+    """Let LVM not know that a message has come to the thin pool, as after a power cut and the next activation."""
+    group, pool = str(settings["volume_group"]), str(settings["thin_pool"])
+    run("vgcfgbackup", "--file", place / "group", group)
+    text = (place / "group").read_text()
+    begin = text.index('type = "thin-pool"', text.index(f"\n\t\t{pool} {{\n"))
+    end = text.index("\n\t\t\t}", begin)
+    (place / "group").write_text(f"{text[:end]}\n\t\t\t\tmessage1 {{\n{message}\n}}{text[end:]}")
+    run("vgcfgrestore", "--yes", "--force", "--file", place / "group", group)
+
+
+def test_what_is_removed_after_a_cut_is_gone_from_the_pool(small: Pool, tmp_path: Path) -> None:
+    """T14: LVM takes the removal for done where an earlier message was done, and nobody told it."""
+    made = [small.volume(name) for name in ("one", "two", "three")]
+    point = small.backend.mount(made[0])
+    small.backend.close()
+    newest = next(lv.name for lv in disks.logical_volumes(disks.MORE) if lv.name.startswith("three"))
+    (two,) = (lv for lv in disks.logical_volumes(disks.MORE) if lv.name.startswith("two"))
+    run("lvchange", "--addtag", "snapvol.fresh", f"{disks.MORE}/{two.name}")
+    untold(small.settings, tmp_path, f'create = "{newest}"')
+    small.reopen()
+    assert small.names() == {"one", "three"}
+    assert disks.strays(small.settings) == set()
+    untold(small.settings, tmp_path, "delete = 99")
+    small.backend.destroy(made[2])
+    assert disks.strays(small.settings) == set()
+    (point / "f").write_text("goes on")
+    small.snapshot(made[0], "s1")
+    assert small.backend.health().problem is None
+
+
+def test_what_lvm_has_lost_in_the_pool_is_told_and_is_in_no_new_volume(small: Pool, tmp_path: Path) -> None:
+    """T14, T39: to remove it is for people, who may have lost LVM's metadata."""
+    web, lost = small.volume("web"), small.volume("lost")
+    filled(small, lost, 8 << 20)
+    untold(small.settings, tmp_path, "delete = 99")
+    (name,) = (lv.name for lv in disks.logical_volumes(disks.MORE) if lv.name.startswith("lost"))
+    run("lvremove", "--yes", f"{disks.MORE}/{name}")
+    (number,) = disks.strays(small.settings)
+    small.reopen()
+    health = small.backend.health()
+    assert health.ok
+    command = f"dmsetup message {called(small.settings).replace('/', '-')}-tpool 0 'delete {number}'"
+    assert command in str(health.problem)
+    with pytest.raises(StorageFailed, match=rf"has a volume {number} that no logical volume is") as seen:
+        small.snapshot(web, "s1")
+    assert command in str(seen.value.hint)
+    new = small.volume("new")
+    assert small.backend.usage(new).used < 8 << 20
+    assert disks.strays(small.settings) == set()
+    assert small.backend.health().problem is None
+    small.snapshot(web, "s1")

@@ -112,6 +112,21 @@ def logical_volumes(group: str = GROUP) -> list[LogicalVolume]:
     return [volume for volume in found if not volume.attributes.startswith("t")]
 
 
+def strays(settings: Mapping[str, object]) -> set[int]:
+    """Return the numbers of what lies in a thin pool and is no logical volume, while nobody works there."""
+    group, pool = str(settings["volume_group"]), str(settings["thin_pool"])
+    selected = ("--all", "--noheadings", "--select", f"pool_lv={pool}", "--options", "thin_id", group)
+    called = f"{group}-{pool}"
+    device = f"{called}-tpool" if run("dmsetup", "info", f"{called}-tpool", check=False).code == 0 else called
+    run("dmsetup", "message", device, "0", "reserve_metadata_snap")
+    try:
+        words = ("thin_ls", "--metadata-snap", "--no-headers", "--format", "DEV", f"/dev/mapper/{called}_tmeta")
+        there = run(*words).stdout.split()
+    finally:
+        run("dmsetup", "message", device, "0", "release_metadata_snap")
+    return {int(number) for number in there} - {int(number) for number in run("lvs", *selected).stdout.split()}
+
+
 def datasets(parent: str, kind: str = "filesystem") -> list[str]:
     """Return what lies below a dataset: ``filesystem``, ``volume``, ``snapshot``, or several of them."""
     told = run("zfs", "list", "-Hp", "-r", "-t", kind, "-o", "name", parent).stdout

@@ -311,6 +311,8 @@ def leaks() -> None:
     everything = [volume for volume in [*backend.volumes(), *backend.trashed()] if isinstance(volume, Volume)]
     pool = Pool(backend, variant, disks.pool(STORAGE), KEPT / "state", "")
     assert pool.leaks() == [], pool.inventory()
+    if STORAGE == "lvm":
+        assert disks.strays(pool.settings) == set(), "in the thin pool, and no logical volume"
     if STORAGE == "zfs":
         told = run("zfs", "list", "-Hp", "-r", "-t", "snapshot", "-o", "name,clones", str(pool.settings["dataset"]))
         needed = dict(line.split("\t") for line in told.stdout.splitlines())

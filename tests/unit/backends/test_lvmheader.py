@@ -55,3 +55,54 @@ def test_nothing_new_is_made_in_a_group_whose_metadata_has_no_room() -> None:
     with pytest.raises(NoSpace, match=r"volume group vg0 is 90.0 % full \(90 of 100 bytes\), its mark is 90 %") as seen:
         condition.require_room("volume 'web' cannot be created", STATE, Room(used=90, size=100))
     assert "pvcreate(8), --metadatasize" in str(seen.value.hint)
+
+
+METADATA = """\
+vg0 {
+id = "0Sfu2S-iNrj-uXbS-suWM-fHys-ayTW-Y5KJY5"
+seqno = 137
+logical_volumes {
+
+pool {
+id = "vPU7Jy-RxX7-c9cn-kWhN-5XSc-Cjbm-cv5oPk"
+status = ["READ", "WRITE", "VISIBLE"]
+segment_count = 1
+
+segment1 {
+start_extent = 0
+extent_count = 50
+type = "thin-pool"
+transaction_id = 45
+MESSAGES}
+}
+
+other {
+id = "wPU7Jy-RxX7-c9cn-kWhN-5XSc-Cjbm-cv5oPk"
+segment1 {
+type = "thin-pool"
+OTHERS}
+}
+}
+}
+"""
+MESSAGE = 'message1 {\ncreate = "web_s2_0a1b2c3d"\n}\n'
+
+
+@pytest.mark.parametrize(
+    ("own", "others", "pending"), [("", "", False), (MESSAGE, "", True), ("", MESSAGE, False), (MESSAGE, MESSAGE, True)]
+)
+def test_messages_to_the_thin_pool_that_may_not_have_arrived_are_seen(
+    place: Path, own: str, others: str, pending: bool
+) -> None:
+    text = METADATA.replace("MESSAGES", own).replace("OTHERS", others).encode() + b"\0"
+    path = disk(place / "one", len(text))
+    with (place / "one").open("r+b") as file:
+        file.seek(4096 + 512)
+        file.write(text.ljust(8192, b"\0"))
+    assert lvmheader.pending([path], "pool") == pending
+    assert lvmheader.pending([path], "missing")
+
+
+def test_a_disk_that_cannot_be_read_may_have_messages(place: Path) -> None:
+    assert lvmheader.pending([str(place / "missing")], "pool")
+    assert lvmheader.pending([], "pool")
