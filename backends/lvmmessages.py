@@ -43,6 +43,7 @@ def settle(tools: Tools, disks: Sequence[str], pool: LogicalVolume, identity: st
         tools.report(pool.name)  # which waits for whoever is at work there: it is theirs, mostly
         if lvmheader.pending(disks, pool.name):
             _make_and_remove(tools, pool, identity)
+            log.info("thin pool %s/%s: LVM has noted now which messages were sent", tools.group, pool.name)
     except SnapvolError as error:
         log.warning("thin pool %s/%s keeps messages that were sent before: %s", tools.group, pool.name, error)
 

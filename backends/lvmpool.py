@@ -156,7 +156,7 @@ class LvmPool(Backend):
             before = devicemapper.thin_pool(self._thin)
             pool = self._usable(Inventory(self._tools.report(), self._settings.thin_pool))
             now, room = devicemapper.thin_pool(self._thin), lvmheader.room(self._disks)
-            if self._strays:  # somebody may have removed them
+            if self._strays and now is not None:  # somebody may have removed them
                 self._strays = self._unowned()
             return self._condition.health(pool, before, now, room, strays(self._thin, self._group, self._strays))
         except SnapvolError as error:
@@ -168,9 +168,10 @@ class LvmPool(Backend):
     def _unowned(self) -> set[int]:
         """Return the numbers of thin volumes that no logical volume has; what was known where that cannot be told."""
         try:
-            before = devicemapper.thin_pool(self._thin)
+            before = self._state().transaction
+            # In this order: LVM reports nothing that it is still at.
             found = self._map().volumes() - self._tools.numbers(self._settings.thin_pool)
-            return found if devicemapper.thin_pool(self._thin) == before else self._strays
+            return found if self._state().transaction == before else self._strays
         except SnapvolError as error:
             log.warning("pool '%s': it is not known what lies in the thin pool: %s", self.pool, error)
             return self._strays
