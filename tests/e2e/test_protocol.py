@@ -391,7 +391,7 @@ def test_g12_g13_docker_with_500_volumes_starts_before_the_daemon(
     docker = own_docker()
     host = snapvol(sockets=docker.plugins)
     names = {f"v{number:03}" for number in range(scaled(500))}
-    with ThreadPoolExecutor(8) as pool:
+    with ThreadPoolExecutor(scaled(8, 1)) as pool:
         assert {answer.status for answer in pool.map(lambda name: ask(host, "Create", name), names)} == {200}
     docker.run("volume", "inspect", *sorted(names))  # now Docker knows them and will ask for each at its start
     began = time.monotonic()

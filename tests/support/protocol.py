@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from support import disks, raw
+from support.scale import patient
 from support.servers import Snapvol
 from support.storage import STORAGE
 
 ID = "a" * 64
 
 
-def ask(host: Snapvol, verb: str, name: str, seconds: float = 10, **fields: Any) -> raw.Answer:
-    return raw.plugin(host.plugin_socket, verb, {"Name": name, **fields}, seconds)
+def ask(host: Snapvol, verb: str, name: str, seconds: float | None = None, **fields: Any) -> raw.Answer:
+    limit = patient(10) if seconds is None else seconds
+    return raw.plugin(host.plugin_socket, verb, {"Name": name, **fields}, limit)
 
 
 def done(answer: raw.Answer) -> Any:
