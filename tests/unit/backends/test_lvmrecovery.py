@@ -19,25 +19,10 @@ from snapvol.backends.lvmtools import Tools
 from snapvol.backends.mountpoints import Mountpoints
 from snapvol.errors import StorageFailed
 from snapvol.model import Damage, Snapshot, Volume
+from support.lvm_reports import THIN_POOL
 
 WHEN = datetime(2026, 11, 20, 3, 0, tzinfo=UTC)
-POOL = LogicalVolume(
-    name="pool",
-    uuid="uuid-pool",
-    lv_tags="snapvol.pool=ours",
-    lv_size=1 << 30,
-    segtype="thin-pool",
-    pool_lv="",
-    thin_id=None,
-    transaction_id=3,
-    lv_health_status="",
-    lv_metadata_size=32 << 20,
-    chunk_size=65536,
-    zero="zero",
-    vg_name="vg0",
-    vg_uuid="uuid-group",
-    vg_extent_size=4 << 20,
-)
+POOL = replace(THIN_POOL, uuid="uuid-pool", lv_tags="snapvol.pool=ours", transaction_id=3, vg_uuid="uuid-group")
 WEB = Volume(id="id-web", name="web", created=WHEN)
 
 

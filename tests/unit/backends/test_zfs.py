@@ -23,19 +23,9 @@ from snapvol.errors import (
 )
 from snapvol.model import Damage, Snapshot, Volume, new_id, now
 from support.fake_zfs import FakeZfs
-from support.zfs_pool import PROPERTY, P, Pool, install
+from support.zfs_pool import PROPERTY, P, Pool
 
 WHEN = datetime(2026, 11, 20, 3, 0, tzinfo=UTC)
-
-
-@pytest.fixture
-def zfs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeZfs:
-    return install(monkeypatch, tmp_path)
-
-
-@pytest.fixture
-def pool(zfs: FakeZfs, tmp_path: Path) -> Pool:
-    return Pool(zfs, tmp_path)
 
 
 def test_a_pool_is_made_once_and_known_again(zfs: FakeZfs, tmp_path: Path) -> None:

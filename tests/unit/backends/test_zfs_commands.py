@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime
-from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
@@ -19,20 +18,9 @@ from snapvol.errors import (
     UsageError,
 )
 from snapvol.model import Snapshot, Volume, new_id, now
-from support.fake_zfs import FakeZfs
-from support.zfs_pool import P, Pool, install
+from support.zfs_pool import P, Pool
 
 WHEN = datetime(2026, 11, 20, 3, 0, tzinfo=UTC)
-
-
-@pytest.fixture
-def zfs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeZfs:
-    return install(monkeypatch, tmp_path)
-
-
-@pytest.fixture
-def pool(zfs: FakeZfs, tmp_path: Path) -> Pool:
-    return Pool(zfs, tmp_path)
 
 
 def test_operations_take_few_commands(pool: Pool) -> None:

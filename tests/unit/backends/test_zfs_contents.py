@@ -19,19 +19,9 @@ from snapvol.errors import (
 )
 from snapvol.model import Snapshot, Volume, new_id, now
 from support.fake_zfs import FakeZfs, Killed
-from support.zfs_pool import P, Pool, install
+from support.zfs_pool import P, Pool
 
 WHEN = datetime(2026, 11, 20, 3, 0, tzinfo=UTC)
-
-
-@pytest.fixture
-def zfs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeZfs:
-    return install(monkeypatch, tmp_path)
-
-
-@pytest.fixture
-def pool(zfs: FakeZfs, tmp_path: Path) -> Pool:
-    return Pool(zfs, tmp_path)
 
 
 def test_going_back_keeps_everything_however_often(pool: Pool) -> None:

@@ -13,20 +13,10 @@ from snapvol import shell
 from snapvol.backends import zfsrecords
 from snapvol.errors import NotFound, NotReady
 from snapvol.model import Damage, Snapshot
-from support.fake_zfs import FakeZfs, Killed
-from support.zfs_pool import P, Pool, install
+from support.fake_zfs import Killed
+from support.zfs_pool import P, Pool
 
 SECONDS = 10.0
-
-
-@pytest.fixture
-def zfs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeZfs:
-    return install(monkeypatch, tmp_path)
-
-
-@pytest.fixture
-def pool(zfs: FakeZfs, tmp_path: Path) -> Pool:
-    return Pool(zfs, tmp_path)
 
 
 def list_slowly(

@@ -16,20 +16,9 @@ from snapvol.errors import (
     UsageError,
 )
 from snapvol.model import Volume, new_id, now
-from support.fake_zfs import FakeZfs
-from support.zfs_pool import P, Pool, install
+from support.zfs_pool import P, Pool
 
 WHEN = datetime(2026, 11, 20, 3, 0, tzinfo=UTC)
-
-
-@pytest.fixture
-def zfs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeZfs:
-    return install(monkeypatch, tmp_path)
-
-
-@pytest.fixture
-def pool(zfs: FakeZfs, tmp_path: Path) -> Pool:
-    return Pool(zfs, tmp_path)
 
 
 def test_native_properties_are_passed_on(pool: Pool) -> None:
