@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+import select
 import shutil
 from pathlib import Path
 from typing import ClassVar
 
-from lab.guest import TREE, Guest
+from lab.guest import TREE, Guest, GuestFailed
 from support.process import run
+from support.scale import patient
 
 PROGRAM = "linux.uml"
 _SOURCE = Path(__file__).with_name("uml-ptrace.c")
@@ -37,8 +39,26 @@ class Uml(Guest):
     """The guest; see `lab.guest.Guest`."""
 
     environment: ClassVar = {"DM_DISABLE_UDEV": "1"}  # LVM makes its own device nodes
+    _last: int | None = None  # the reading end of a pipe that is open while any of the guest's processes lives
 
     def boot(self) -> None:
+        self._last, held = os.pipe()
+        try:
+            self._unshare(held)
+        finally:
+            os.close(held)
+
+    def kill(self) -> None:
+        # The process that we started ends first, those in its namespace by themselves, and they still write meanwhile.
+        super().kill()
+        if self._last is not None:
+            gone, _, _ = select.select([self._last], [], [], patient(20))
+            os.close(self._last)
+            self._last = None
+            if not gone:
+                raise GuestFailed(self._says("it lives on after its end"))
+
+    def _unshare(self, held: int) -> None:
         disks = [f"ubd{number}={disk}" for number, disk in enumerate([Path("/dev/shm/scratch"), *self.disks])]
         self._serve(
             *("unshare", "--mount", "--propagation=slave", "--pid", "--fork", "--kill-child=KILL"),
@@ -48,6 +68,7 @@ class Uml(Guest):
             *("quiet", "loglevel=3", f"umid=lab-{self.place.name}", f"uml_dir={self.place}/"),
             *(f"LAB_TREE={TREE}", f"LAB_PLACE={self.place}"),
             log=self._console,
+            stdin=held,
         )
 
     def device(self, number: int) -> str:
