@@ -41,7 +41,7 @@ test-lvm test-zfs: ## contract, Docker, restores and power cuts over LVM or ZFS,
 	tests/guests/run $(@:test-%=%)
 
 GUEST_OF_test-lvm := uml
-GUEST_OF_test-zfs := qemu kernel
+GUEST_OF_test-zfs := uml qemu kernel
 
 bench: ## figures against restic and for plugin calls, ten minutes (root)
 	@packaging/vm/packages python judge

@@ -24,7 +24,7 @@ def boot(tmp_path: Path) -> Boot:
     """Make a guest that runs a shell script, with a place of its own."""
     needs.root("qemu")
     needs.program(PROGRAM, VIRTIOFSD, "mkfs.ext4", "setpriv", what="qemu")
-    run(TREE / "tests/lab/zfs-kernel", seconds=1800)
+    run(TREE / "tests/lab/zfs-kernel", "qemu", seconds=1800)
     count = iter(range(100))
 
     def made(script: str, **options: object) -> Qemu:

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import ClassVar
 
 from lab.guest import TREE, Guest
+from lab.uml import zfs_kernel
 from support.process import run
 
 PROGRAM = "qemu-system-x86_64"
 VIRTIOFSD = "/usr/lib/qemu/virtiofsd"
-_BUILD = 1800  # seconds, where others work too
 _SCRATCH = "16G"  # what the guest can write besides its disks; sparse
 
 
@@ -26,7 +26,7 @@ class Qemu(Guest):
     environment: ClassVar = {"DM_DISABLE_UDEV": "1"}  # LVM makes its own device nodes
 
     def boot(self) -> None:
-        kernel = Path(run(TREE / "tests" / "lab" / "zfs-kernel", seconds=_BUILD).stdout.strip())
+        kernel = zfs_kernel("qemu")
         scratch = self.place / "scratch"
         run("truncate", f"--size={_SCRATCH}", scratch)
         run("mkfs.ext4", "-q", "-F", "-m", "0", "-O", "^has_journal", "-E", "nodiscard", scratch)

@@ -1,4 +1,4 @@
-"""Runs one command in a guest: ``python -m lab.run uml [--disk SIZE]… [--seconds N] [--memory MIB] COMMAND…``."""
+"""Runs one command in a guest: ``python -m lab.run KIND [--disk SIZE]… [--seconds N] [--memory MIB] COMMAND…``."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from pathlib import Path
 from lab.guest import Guest, GuestFailed
 from support.process import run
 
-_MACHINES = {"uml": "Uml", "qemu": "Qemu"}  # module in this package → class
+_MACHINES = {"uml": ("uml", "Uml"), "uml-zfs": ("uml", "UmlZfs"), "qemu": ("qemu", "Qemu")}  # module, class
 
 
 def machine(name: str) -> type[Guest]:
-    """Return the class of the guests called ``name``: "uml" or "qemu"."""
-    found: type[Guest] = getattr(importlib.import_module(f"lab.{name}"), _MACHINES[name])
+    """Return the class of the guests called ``name``: "uml", "uml-zfs" or "qemu"."""
+    module, kind = _MACHINES[name]
+    found: type[Guest] = getattr(importlib.import_module(f"lab.{module}"), kind)
     return found
 
 

@@ -1,4 +1,4 @@
-"""A machine made of processes, for LVM thin: Debian's user-mode Linux, which computes at the host's speed.
+"""A machine made of processes: Debian's user-mode Linux, which computes at the host's speed; LVM thin comes with it.
 
 Its root shows the host's files, and its system calls are some 20 times slower than ours. There is no udev.
 """
@@ -18,6 +18,7 @@ from support.scale import patient
 
 PROGRAM = "linux.uml"
 _SOURCE = Path(__file__).with_name("uml-ptrace.c")
+_BUILD = 1800  # seconds, where others work too
 _SCRATCH = "16G"  # what the guest can write besides its disks; sparse, in the host's memory
 # Process and mount namespaces of its own, so that whatever it started ends with it, and so that memory and scratch do
 # not depend on the size of the machine's /dev/shm, and vanish. The shell stays, because an init cannot abort.
@@ -66,13 +67,29 @@ class Uml(Guest):
             *(_SCRATCH, os.fspath(_preload()), PROGRAM, *disks, f"mem={self.memory >> 20}M", "root=/dev/root", "ro"),
             *("rootfstype=hostfs", "rootflags=/", f"init={TREE}/tests/lab/uml-init", "con=null", "con0=null,fd:1"),
             *("quiet", "loglevel=3", f"umid=lab-{self.place.name}", f"uml_dir={self.place}/"),
-            *(f"LAB_TREE={TREE}", f"LAB_PLACE={self.place}"),
+            *(f"LAB_TREE={TREE}", f"LAB_PLACE={self.place}", *self._words()),
             log=self._console,
             stdin=held,
         )
 
+    def _words(self) -> list[str]:
+        """Return what else the kernel's command line tells `uml-init`."""
+        return []
+
     def device(self, number: int) -> str:
         return f"/dev/ubd{chr(ord('b') + number)}"
+
+
+class UmlZfs(Uml):
+    """The same machine with ZFS, whose modules `zfs-kernel` builds once for it."""
+
+    def _words(self) -> list[str]:
+        return [f"LAB_KERNEL={zfs_kernel('uml')}"]
+
+
+def zfs_kernel(kind: str) -> Path:
+    """Return the folder with what guests of ``kind``, "uml" or "qemu", need for ZFS, built if need be."""
+    return Path(run(TREE / "tests" / "lab" / "zfs-kernel", kind, seconds=_BUILD).stdout.strip())
 
 
 def cache() -> Path:

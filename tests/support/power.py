@@ -33,7 +33,7 @@ JOURNAL = Journal(KEPT / "account")
 SIZE, MORE = 320 << 20, 32 << 20  # bytes
 FILE = "f"
 EARLY = 0.3  # so often the power may go again while the daemon sees what the last cut has left
-UNDISTURBED = {"lvm": 12, "zfs": 6}  # so many steps at most before the time until the cut begins to count
+UNDISTURBED = 12  # so many steps at most before the time until the cut begins to count
 REPEATED = 20_000  # a file that is written by halves shows it
 BOOT = os.environ.get("SNAPVOL_TEST_BOOT", "")
 SEED = os.environ.get("SNAPVOL_TEST_SEED", "")
@@ -81,7 +81,7 @@ def prepare() -> None:
 def work() -> None:
     """Do one thing after another until the power goes."""
     chance = random.Random(f"{SEED}/{BOOT}")
-    undisturbed = chance.randint(0, UNDISTURBED[STORAGE])
+    undisturbed = chance.randint(0, UNDISTURBED)
     account, _ = JOURNAL.read()
     mounted: set[str] = set()
     for number in range(1_000_000):
