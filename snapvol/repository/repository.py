@@ -84,13 +84,13 @@ class Repository:
             Damaged: its configuration is damaged, or the key belongs to another repository.
         """
         try:
-            store.size(CONFIG)
+            size = store.size(CONFIG)
         except NotFound:
             raise NotFound(f"no repository at {store.location}", "make one: snapvol repo init") from None
         failure: Damaged | None = None
         for key_id, key in keys.opened(store, password):
             try:
-                settings = config.read(store, key)
+                settings = config.read(store, key, size)
             except Damaged as error:
                 failure = error
                 continue
@@ -237,13 +237,16 @@ class Repository:
     def find_snapshot(self, text: str) -> tuple[str, SnapshotDocument]:
         """Return the snapshot whose id begins with ``text``.
 
+        A full id that `snapshots` has listed is not looked for again: should somebody forget it meanwhile, its blobs
+        say so when they are read.
+
         Raises:
             NotFound: there is none.
             UsageError: there are several.
             Damaged: it cannot be read.
         """
         if len(text) == 64 and is_name(f"snapshots/{text}"):
-            whole = self._snapshot(f"snapshots/{text}")
+            whole = self._documents.get(text) or self._snapshot(f"snapshots/{text}")
             if isinstance(whole, Damaged):
                 raise whole
             if whole is None:
@@ -262,6 +265,8 @@ class Repository:
     def forget(self, ids: Sequence[str]) -> None:
         """Delete snapshots by their full ids; their blobs stay until a prune."""
         self.store.delete([f"snapshots/{name}" for name in ids])
+        for name in ids:
+            self._documents.pop(name, None)
 
     def forgo_locks(self) -> None:
         """Read without taking locks, as read-only storage demands; a prune elsewhere may then take what is read."""

@@ -23,6 +23,7 @@ from snapvol.stores.base import Store
 log = logging.getLogger(__name__)
 
 CHECK_ALL_FROM_LEVEL = 6
+LISTED = 1000  # objects that one request lists
 
 
 class Tuning(Struct, frozen=True, kw_only=True):
@@ -144,7 +145,7 @@ class Writer:
             wanted = {pack_name(self._index.pack_id(number)) for number in self._relied}
         if not wanted:
             return
-        if len(wanted) > 8:
+        if len(wanted) > 1 + len(self._index.packs()) // LISTED:  # whichever takes fewer requests
             for entry in self._store.list("data/"):
                 wanted.discard(entry.name)
         for name in sorted(wanted):  # also: a listing may be older than the pack
