@@ -190,6 +190,16 @@ def opened(store: Store, password: str) -> Iterator[tuple[str, MasterKey]]:
         raise WrongPassword(f"the password opens none of the {len(sizes)} keys of {store.location}", "try another one")
 
 
+def opened_one(store: Store, password: str, name: str, size: int) -> MasterKey | None:
+    """Return the master key that ``password`` opens from one key file of ``size`` bytes; None where it does not.
+
+    Raises:
+        NotFound: there is no such key file.
+        Damaged: it cannot be read.
+    """
+    return _open(_read(store, name, size), password, f"keys/{name} in {store.location}")
+
+
 def _likeliest_first(store: Store, sizes: dict[str, int], damaged: list[Damaged]) -> list[tuple[str, _KeyFile]]:
     """Trying a password takes a fifth of a second: keys of this host first, the one that lies in a safe last."""
     files = []
@@ -211,7 +221,7 @@ def _read(store: Store, name: str, size: int) -> _KeyFile:
     what = f"keys/{name} in {store.location}"
     if size > _LARGEST_FILE:
         raise Damaged(f"{what} is too large for a key file")
-    text = store.get(f"keys/{name}")
+    text = store.get(f"keys/{name}", 0, size)
     if sha256(text).hexdigest() != name:
         raise Damaged(f"{what} is altered: its contents are not those it is named after")
     file = unpacked.decode(text, _KeyFile, what)

@@ -17,6 +17,7 @@ from snapvol.repository.compression import check_round_trip, compress
 from snapvol.repository.ids import BlobKind, pack_name
 from snapvol.repository.index import MOST_IN_FILE, BlobIndex, index_file
 from snapvol.repository.packs import TARGET, PackedBlob, Packer, largest
+from snapvol.repository.piece_cache import SMALL, PieceCache
 from snapvol.repository.sealing import MasterKey
 from snapvol.stores.base import Store
 
@@ -50,8 +51,9 @@ class Tuning(Struct, frozen=True, kw_only=True):
 class Writer:
     """Adds blobs. Any number of threads may call `add`; compression and encryption run in theirs, outside of locks."""
 
-    def __init__(self, store: Store, key: MasterKey, index: BlobIndex, tuning: Tuning) -> None:
+    def __init__(self, store: Store, key: MasterKey, index: BlobIndex, tuning: Tuning, pieces: PieceCache) -> None:
         self.tuning = tuning
+        self._pieces = pieces
         self.check_all = tuning.level >= CHECK_ALL_FROM_LEVEL
         self._store = store
         self._key = key
@@ -154,7 +156,7 @@ class Writer:
             except NotFound:
                 raise Damaged(
                     f"{name} in {self._store.location} is gone, and this backup needs it",
-                    "find out what is hit: snapvol repo check",
+                    "run it again, which uploads what is lost; find out what is hit: snapvol repo check",
                 ) from None
 
     def close(self) -> None:
@@ -202,6 +204,8 @@ class Writer:
         try:
             pack, data = packer.finish(self._key)
             self._store.put(pack_name(pack), data)
+            if packer.kind is BlobKind.TREE or len(data) <= SMALL:
+                self._pieces.keep(pack, 0, data)  # the next backup looks at it
             with self._mutex:
                 self._index.add(pack, packer.blobs)
                 self._relied.add(self._index.number(pack))
