@@ -37,7 +37,7 @@ class Tuning(Struct, frozen=True, kw_only=True):
             all are, for then there are few new ones.
         uploads: packs that are uploaded or wait for it at once; memory is this + 2 times ``pack_size``.
         index_after_packs: packs after which an index is written, so that a killed run has not uploaded them in vain.
-        index_after_seconds: likewise, when a pack is finished.
+        index_after_seconds: likewise, counted from the last index.
     """
 
     pack_size: int = TARGET
@@ -95,7 +95,7 @@ class Writer:
             check = self.check_all or self._turn % self.tuning.check_one_in == 0
         try:
             stored, plain = self._compressed(kind, data, check)
-            sealed = self._key.seal(stored)
+            sealed = self._key.seal_large(stored)
         except BaseException as error:
             self._fail(error)
             raise
@@ -105,8 +105,11 @@ class Writer:
                 packer = self._open[kind] = Packer(kind)
             packer.add(blob, sealed, plain)
             full = self._open.pop(kind) if packer.full(self.tuning.pack_size) else None
+            due = self._is_due()
         if full is not None:
             self._submit(full)
+        if due:
+            self._write_due()
         return blob, True
 
     def take_in(self, packs: Iterable[tuple[bytes, Sequence[PackedBlob]]]) -> None:
@@ -135,7 +138,7 @@ class Writer:
                 upload.result()
         with self._mutex:
             self._raise_failure()
-        self._write_indexes(everything=True)
+        self._write_indexes()
 
     def recheck(self) -> None:
         """Make sure that every pack that this run wrote or relied on is still there.
@@ -211,17 +214,28 @@ class Writer:
                 self._relied.add(self._index.number(pack))
                 self._pending[packer.kind].difference_update(blob.id for blob in packer.blobs)
                 self._unindexed.append((pack, packer.blobs))
-                due = (
-                    len(self._unindexed) >= self.tuning.index_after_packs
-                    or time.monotonic() - self._indexed_at >= self.tuning.index_after_seconds
-                )
+                due = self._is_due()
             if due:
-                self._write_indexes(everything=False)
+                self._write_indexes()
         except BaseException as error:
             self._fail(error)
             raise
 
-    def _write_indexes(self, everything: bool) -> None:
+    def _is_due(self) -> bool:
+        """Say whether an index is to be written now; a pack that waits for one must not wait for the next pack."""
+        return bool(self._unindexed) and (
+            len(self._unindexed) >= self.tuning.index_after_packs
+            or time.monotonic() - self._indexed_at >= self.tuning.index_after_seconds
+        )
+
+    def _write_due(self) -> None:
+        try:
+            self._write_indexes()
+        except BaseException as error:
+            self._fail(error)
+            raise
+
+    def _write_indexes(self) -> None:
         with self._index_mutex:
             with self._mutex:
                 waiting, self._unindexed = self._unindexed, []
