@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from snapvol.errors import Damaged, NotFound, UsageError
 from snapvol.repository import unpacked
-from snapvol.repository.compression import check_round_trip, compress
+from snapvol.repository.compression import check_round_trip, compress_large
 from snapvol.repository.ids import BlobKind, pack_name
 from snapvol.repository.index import MOST_IN_FILE, BlobIndex, index_file
 from snapvol.repository.packs import TARGET, PackedBlob, Packer, largest
@@ -64,6 +64,7 @@ class Writer:
         self._pending: dict[BlobKind, set[bytes]] = {kind: set() for kind in BlobKind}
         self._unindexed: list[tuple[bytes, Sequence[PackedBlob]]] = []
         self._indexed_at = time.monotonic()
+        self._spare: list[bytearray] = []  # buffers of packs that are uploaded
         self._relied: set[int] = set()  # numbers of packs in the index
         self._slots = threading.BoundedSemaphore(tuning.uploads)
         self._uploads: set[Future[None]] = set()
@@ -102,7 +103,7 @@ class Writer:
         with self._mutex:
             packer = self._open.get(kind)
             if packer is None:
-                packer = self._open[kind] = Packer(kind)
+                packer = self._open[kind] = Packer(kind, self._spare.pop() if self._spare else None)
             packer.add(blob, sealed, plain)
             full = self._open.pop(kind) if packer.full(self.tuning.pack_size) else None
             due = self._is_due()
@@ -176,7 +177,7 @@ class Writer:
         return blob in self._pending[kind]
 
     def _compressed(self, kind: BlobKind, data: bytes, check: bool) -> tuple[bytes, int]:
-        frame = compress(data, self.tuning.level)
+        frame = compress_large(data, self.tuning.level)
         # Stock clients expect trees to be compressed. An empty blob cannot be: its plain length means uncompressed.
         if not data or (len(frame) >= len(data) and kind is BlobKind.DATA):
             return data, 0
@@ -214,6 +215,7 @@ class Writer:
                 self._relied.add(self._index.number(pack))
                 self._pending[packer.kind].difference_update(blob.id for blob in packer.blobs)
                 self._unindexed.append((pack, packer.blobs))
+                self._spare.append(data)
                 due = self._is_due()
             if due:
                 self._write_indexes()
