@@ -30,15 +30,20 @@ class PieceCache:
         self._mutex = threading.Lock()
         self._known: dict[bytes, dict[int, int]] | None = None  # pack → first byte → bytes
 
-    def get(self, place: Location) -> bytes | None:
-        """Return a blob's stored bytes; None where they are not kept."""
+    def get(self, place: Location, before: int = 0) -> tuple[int, bytes] | None:
+        """Return a blob's stored bytes and up to ``before`` bytes that lie before them; None where they are not kept.
+
+        With them goes where the first of them lies in the pack.
+        """
         with self._mutex:
             pieces = list(self._pieces().get(place.pack, {}).items())
         for start, size in pieces:
             if start <= place.offset and place.offset + place.length <= start + size:
-                found = self._cache.read(_name(place.pack, start), place.offset - start, place.length)
+                first = max(start, place.offset - before)
+                length = place.offset + place.length - first
+                found = self._cache.read(_name(place.pack, start), first - start, length)
                 if found is not None:
-                    return found
+                    return first, found
         return None
 
     def keep(self, pack: bytes, start: int, piece: Buffer) -> None:

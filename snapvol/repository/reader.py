@@ -106,9 +106,10 @@ class Reader:
 
     def _read(self, kind: BlobKind, blob: bytes, place: Location) -> bytes:
         try:
-            stored = self._trees.get(place) if kind is BlobKind.TREE else self._pieces.get(place)
-            if stored is not None:
-                return self.open(kind, blob, place, stored)
+            if kind is BlobKind.TREE:
+                return self.open(kind, blob, place, self._trees.get(place))
+            if (piece := self._pieces.get(place)) is not None:
+                return self.open(kind, blob, place, piece[1])
         except Damaged:
             self._trees.forget(place)  # it may have been damaged on its way or here: the store has the last word
         return self.open(kind, blob, place, self._get(place))
@@ -190,17 +191,19 @@ class _Windows:
                 if pack == place.pack and at >= 0 and at + place.length <= len(window):
                     self._kept.move_to_end((pack, start))
                     return memoryview(window)[at : at + place.length]
-        cached = self._cache.get(place)
-        if cached is not None:
-            return cached
-        start = max(0, place.offset - WINDOW)
-        window = self._store.get(pack_name(place.pack), start, place.offset + place.length - start)
+        cached = self._cache.get(place, WINDOW)
+        start, window = cached or self._fetched(place)
         with self._mutex:
             self._kept[place.pack, start] = window
             while len(self._kept) > WINDOWS or sum(map(len, self._kept.values())) > 2 * WINDOWS * WINDOW:
                 self._kept.popitem(last=False)
-        self._cache.keep(place.pack, start, window)
         return memoryview(window)[place.offset - start :]
+
+    def _fetched(self, place: Location) -> tuple[int, bytes]:
+        start = max(0, place.offset - WINDOW)
+        window = self._store.get(pack_name(place.pack), start, place.offset + place.length - start)
+        self._cache.keep(place.pack, start, window)
+        return start, window
 
     def forget(self, place: Location) -> None:
         """Drop what is kept of a pack, so that the next read fetches it anew."""
