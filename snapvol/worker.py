@@ -21,7 +21,7 @@ from typing import IO, TYPE_CHECKING, Any, NoReturn
 import msgspec
 
 from snapvol import errors
-from snapvol.errors import Cancelled, Damaged, NoSpace, NotFound, SnapvolError
+from snapvol.errors import Cancelled, Damaged, NoSpace, NotFound, PackLost, SnapvolError
 from snapvol.service import work
 from snapvol.service.repositories import open_repository
 
@@ -321,7 +321,7 @@ def main() -> NoReturn:
     _obey(report)
     last: work.Finished | work.Failed
     try:
-        last = work.Finished(result=_WORK[type(request.work)](request.work, report))
+        last = work.Finished(result=_done(request.work, report))
     except BaseException as error:
         last = _failed(error)
     # Its end is reported now: another signal would only cut that short.
@@ -333,6 +333,16 @@ def main() -> NoReturn:
     sys.stderr.flush()
     # Not `return`: Python would wait for threads, and one of them may wait for a server that is silent.
     os._exit(0 if isinstance(last, work.Finished) else 1)
+
+
+def _done(what: Any, report: Report) -> dict[str, Any]:
+    """Do the work. Where a pack proves to be lost, once more: the repository is then looked through from the start."""
+    try:
+        return _WORK[type(what)](what, report)
+    except PackLost as error:
+        report.warn(f"{error.message}: once more, so that what was in it is uploaded again")
+        report.restart()
+        return _WORK[type(what)](what, report)
 
 
 def _own_output() -> IO[bytes]:

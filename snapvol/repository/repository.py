@@ -204,7 +204,7 @@ class Repository:
         """Make sure that every pack written or relied on is still there.
 
         Raises:
-            Damaged: one is not.
+            PackLost: one is not.
         """
         self._writer.recheck()
 
@@ -212,7 +212,7 @@ class Repository:
         """Make a backup real: flush, recheck, make sure that the lock still holds, and write the snapshot.
 
         Raises:
-            Damaged: a pack is missing.
+            PackLost: a pack is missing; the same work, begun anew, uploads again what was in it.
             RepositoryLocked: the lock is late or gone.
         """
         self.flush()

@@ -11,7 +11,7 @@ from hashlib import sha256
 
 from msgspec import Struct
 
-from snapvol.errors import Damaged, NotFound, UsageError
+from snapvol.errors import NotFound, PackLost, UsageError
 from snapvol.repository import unpacked
 from snapvol.repository.compression import check_round_trip, compress_large
 from snapvol.repository.ids import BlobKind, pack_name
@@ -145,7 +145,7 @@ class Writer:
         """Make sure that every pack that this run wrote or relied on is still there.
 
         Raises:
-            Damaged: one is missing.
+            PackLost: one is missing.
         """
         with self._mutex:
             wanted = {pack_name(self._index.pack_id(number)) for number in self._relied}
@@ -158,7 +158,7 @@ class Writer:
             try:
                 self._store.size(name)
             except NotFound:
-                raise Damaged(
+                raise PackLost(
                     f"{name} in {self._store.location} is gone, and this backup needs it",
                     "run it again, which uploads what is lost; find out what is hit: snapvol repo check",
                 ) from None

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from snapvol.errors import Damaged, NotFound, WrongPassword
+from snapvol.errors import Damaged, NotFound, PackLost, WrongPassword
 from snapvol.model import now
 from snapvol.repository import BlobKind, Repository, index_image, inventory, keys, loading, unpacked
 from snapvol.repository.index import BlobIndex, index_file, index_files
@@ -314,7 +314,7 @@ def test_a_lost_pack_fails_one_run_and_is_uploaded_by_the_next(memory: MemorySto
     lost = next(name for name, data in memory.objects.items() if name.startswith("data/") and len(data) > 50_000)
     del memory.objects[lost]
     before = {entry.name for entry in memory.list("snapshots/")}
-    with pytest.raises(Damaged, match="is gone, and this backup needs it; run it again, which uploads what is lost"):
+    with pytest.raises(PackLost, match="is gone, and this backup needs it; run it again, which uploads what is lost"):
         run(memory, place, content)
     assert {entry.name for entry in memory.list("snapshots/")} == before
     run(memory, place, content)
