@@ -24,6 +24,7 @@
     ├── RepositoryError                exit 1   HTTP 500
     │   ├── WrongPassword
     │   └── Damaged                    an object is missing or is not what its name says
+    │       └── PackLost               found out before it mattered: run again, what was in it is uploaded again
     └── Cancelled                      exit 1   HTTP 500
 
 The CLI turns ``exit_code`` into its exit status and the daemon turns ``status`` into its answer, each in one place.
@@ -173,6 +174,10 @@ class WrongPassword(RepositoryError):
 
 class Damaged(RepositoryError):
     """A stored object is missing, cut short or altered."""
+
+
+class PackLost(Damaged):
+    """A pack that a backup in the making needs is gone; the next run uploads what was in it."""
 
 
 class Cancelled(SnapvolError):

@@ -18,6 +18,7 @@ from msgspec import Struct, field
 
 from snapvol.errors import InvalidName, SettingsError, UsageError, nearest
 from snapvol.names import volume_name
+from snapvol.units import size
 
 CONFIG_FILE = Path("/etc/snapvol/config.toml")
 ROOT = Path("/var/lib/snapvol")
@@ -103,6 +104,23 @@ class TrashSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         return duration(self.keep)
 
 
+class CacheSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[cache]``: copies on this machine that spare requests to repositories.
+
+    Attributes:
+        path: where they lie.
+        size: what all of them together may take; ``0`` keeps none.
+    """
+
+    path: Path = ROOT / "cache"
+    size: str = "1G"
+
+    @property
+    def bytes(self) -> int:
+        """``size`` in bytes."""
+        return 0 if self.size == "0" else size(self.size)
+
+
 class Settings(Struct, frozen=True, kw_only=True):
     """Everything, and where each value came from (``origins``: dotted key → default, file, variable or flag)."""
 
@@ -110,6 +128,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     pools: dict[str, PoolSettings]
     repositories: dict[str, RepositorySettings]
     trash: TrashSettings
+    cache: CacheSettings = CacheSettings()
     origins: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -247,7 +266,7 @@ def _set(table: dict[str, Any], key: str, value: object) -> None:
 
 
 def _settings(table: dict[str, Any], root: str | None, origins: Origins) -> Settings:
-    sections = ["daemon", "pools", "repositories", "trash"]
+    sections = ["cache", "daemon", "pools", "repositories", "trash"]
     for section, value in table.items():
         if section not in sections:
             raise SettingsError(f"{_where(origins, section)}: unknown section '{section}'", nearest(section, sections))
@@ -274,8 +293,21 @@ def _settings(table: dict[str, Any], root: str | None, origins: Origins) -> Sett
         pools=pools,
         repositories=repositories,
         trash=trash,
+        cache=_cache(table.get("cache", {}), daemon.root, origins),
         origins=origins,
     )
+
+
+def _cache(table: object, root: Path, origins: Origins) -> CacheSettings:
+    cache = _struct("cache", table, CacheSettings, origins)
+    try:
+        _ = cache.bytes
+    except UsageError as error:
+        raise SettingsError(f"{_where(origins, 'cache.size')}: cache.size: {error.message}", error.hint) from None
+    if not cache.path.is_absolute():
+        raise SettingsError(f"{_where(origins, 'cache.path')}: cache.path is not an absolute path")
+    given = isinstance(table, dict) and "path" in table
+    return cache if given else msgspec.structs.replace(cache, path=root / "cache")
 
 
 def _name(section: str, name: str, origins: Origins) -> str:

@@ -21,13 +21,14 @@ from typing import IO, TYPE_CHECKING, Any, NoReturn
 import msgspec
 
 from snapvol import errors
-from snapvol.errors import Cancelled, Damaged, NoSpace, NotFound, SnapvolError
+from snapvol.errors import Cancelled, Damaged, NoSpace, NotFound, PackLost, SnapvolError
 from snapvol.service import work
 from snapvol.service.repositories import open_repository
 
 if TYPE_CHECKING:
     from snapvol.engine.archiver import BackupResult
     from snapvol.engine.image_archiver import ImageBase
+    from snapvol.repository import Repository
 
 PACE = 0.2  # seconds between reports of progress
 REACTION = 3.0  # seconds in which the engine should have noticed that it is to end
@@ -115,12 +116,16 @@ class Report:
 # -- the kinds of work ------------------------------------------------------------------------------------------------
 
 
+def _opened(place: work.Place) -> Repository:
+    return open_repository(place.name, place.settings, place.cache)
+
+
 def _back_up(what: work.BackUp, report: Report) -> dict[str, Any]:
     from snapvol.backend import Tree
     from snapvol.engine.archiver import back_up, latest_parent
 
     report.phase("opening the repository")
-    with open_repository(what.repository.name, what.repository.settings) as repository:
+    with _opened(what.repository) as repository:
         parent = latest_parent(repository, what.meta.id, what.host)
         report.phase("backing up")
         result = back_up(
@@ -148,7 +153,7 @@ def _back_up_image(what: work.BackUpImage, report: Report) -> dict[str, Any]:
 
     report.phase("opening the repository")
     mismatch = False
-    with open_repository(what.repository.name, what.repository.settings) as repository:
+    with _opened(what.repository) as repository:
         base = None
         if what.base is not None:
             base = base_backup(repository, what.meta.id, what.base, host=what.host)
@@ -171,7 +176,7 @@ def _restore(what: work.Restore, report: Report) -> dict[str, Any]:
     from snapvol.engine.restorer import restore
 
     report.phase("opening the repository")
-    with open_repository(what.repository.name, what.repository.settings) as repository:
+    with _opened(what.repository) as repository:
         report.phase("restoring")
         result = restore(repository, what.backup, what.target, path=what.path, exact=what.exact, progress=report)
     for note in result.notes[:MOST_PROBLEMS]:
@@ -183,7 +188,7 @@ def _restore_image(what: work.RestoreImage, report: Report) -> dict[str, Any]:
     from snapvol.engine.image_restorer import restore_image
 
     report.phase("opening the repository")
-    with open_repository(what.repository.name, what.repository.settings) as repository:
+    with _opened(what.repository) as repository:
         report.phase("restoring the image")
         result = restore_image(repository, what.backup, what.target, progress=report)
     for note in result.notes[:MOST_PROBLEMS]:
@@ -198,7 +203,7 @@ def _extract(what: work.Extract, report: Report) -> dict[str, Any]:
     report.phase("opening the repository")
     file = what.scratch / "image"
     half = extraction.Half(report)
-    with open_repository(what.repository.name, what.repository.settings) as repository:
+    with _opened(what.repository) as repository:
         report.phase("restoring the image")
         restored = restore_image(repository, what.backup, file, progress=half)
     extraction.seclude(what.mounts, what.target)
@@ -211,6 +216,7 @@ def _verify(what: work.Verify, report: Report) -> dict[str, Any]:
     from snapvol.engine.verifier import verify
 
     report.phase("opening the repository")
+    # Without the cache: what it holds says nothing of what the repository still holds.
     with open_repository(what.repository.name, what.repository.settings) as repository:
         report.phase("verifying")
         result = verify(repository, what.backup, report)
@@ -229,7 +235,7 @@ def _verify(what: work.Verify, report: Report) -> dict[str, Any]:
 def _list(what: work.List, report: Report) -> dict[str, Any]:
     from snapvol.engine.backups import backups
 
-    with open_repository(what.repository.name, what.repository.settings) as repository:
+    with _opened(what.repository) as repository:
         found = [_info(backup, what.repository.name) for backup in backups(repository)]
         for name, error in repository.damaged_snapshots:
             report.say(work.Said(line=f"repository '{what.repository.name}': backup {name[:8]}: {error}", warning=True))
@@ -240,7 +246,7 @@ def _describe(what: work.Describe, report: Report) -> dict[str, Any]:
     from snapvol.engine import reading
     from snapvol.engine.backups import select
 
-    with open_repository(what.repository.name, what.repository.settings) as repository:
+    with _opened(what.repository) as repository:
         backup = select(repository, what.backup)
         _, document = repository.find_snapshot(backup.id)
         meta = lost = None
@@ -261,14 +267,14 @@ def _describe(what: work.Describe, report: Report) -> dict[str, Any]:
 def _forget(what: work.Forget, report: Report) -> dict[str, Any]:
     # A shared lock is enough: it keeps a prune away, and whoever reads one of these backups now still has its data.
     # An exclusive one would make a long backup of one volume keep all others from being forgotten.
-    with open_repository(what.repository.name, what.repository.settings) as repository, repository.lock() as lock:
+    with _opened(what.repository) as repository, repository.lock() as lock:
         lock.check()
         repository.forget(what.backups)
     return {}
 
 
 def _probe(what: work.Probe, report: Report) -> dict[str, Any]:
-    with open_repository(what.repository.name, what.repository.settings) as repository:
+    with _opened(what.repository) as repository:
         return {"id": repository.id}
 
 
@@ -315,7 +321,7 @@ def main() -> NoReturn:
     _obey(report)
     last: work.Finished | work.Failed
     try:
-        last = work.Finished(result=_WORK[type(request.work)](request.work, report))
+        last = work.Finished(result=_done(request.work, report))
     except BaseException as error:
         last = _failed(error)
     # Its end is reported now: another signal would only cut that short.
@@ -327,6 +333,16 @@ def main() -> NoReturn:
     sys.stderr.flush()
     # Not `return`: Python would wait for threads, and one of them may wait for a server that is silent.
     os._exit(0 if isinstance(last, work.Finished) else 1)
+
+
+def _done(what: Any, report: Report) -> dict[str, Any]:
+    """Do the work. Where a pack proves to be lost, once more: the repository is then looked through from the start."""
+    try:
+        return _WORK[type(what)](what, report)
+    except PackLost as error:
+        report.warn(f"{error.message}: once more, so that what was in it is uploaded again")
+        report.restart()
+        return _WORK[type(what)](what, report)
 
 
 def _own_output() -> IO[bytes]:

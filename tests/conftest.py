@@ -46,6 +46,7 @@ def pytest_configure(config: pytest.Config) -> None:
             "AWS_EC2_METADATA_DISABLED": "true",
             "AWS_CONFIG_FILE": os.devnull,
             "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+            "XDG_CACHE_HOME": str(place / "cache"),
         }
     )
     if os.getuid() == 0:

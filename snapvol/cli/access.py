@@ -16,13 +16,14 @@ from msgspec import Struct
 
 from snapvol.cli import output
 from snapvol.cli.session import Session
-from snapvol.errors import UsageError
+from snapvol.errors import SettingsError, UsageError
 
 if TYPE_CHECKING:
     from snapvol.repository import Repository
-    from snapvol.settings import RepositorySettings
+    from snapvol.settings import CacheSettings, RepositorySettings
 
 ADDRESSING = ["auto", "path", "virtual"]
+_HOW = ("repository", "no_lock", "no_cache")  # not of the repository's settings
 
 
 class Access(Struct, frozen=True, kw_only=True):
@@ -31,6 +32,7 @@ class Access(Struct, frozen=True, kw_only=True):
     Attributes:
         repository: a name from the settings, an S3 URL or a path.
         no_lock: the repository is only read, and nothing is written to it, a lock neither.
+        no_cache: nothing is kept on this machine, and nothing that was kept is used.
     """
 
     repository: str | None = None
@@ -42,6 +44,7 @@ class Access(Struct, frozen=True, kw_only=True):
     credentials_file: Path | None = None
     profile: str | None = None
     no_lock: bool = False
+    no_cache: bool = False
 
     @property
     def url(self) -> str | None:
@@ -60,9 +63,18 @@ class Access(Struct, frozen=True, kw_only=True):
         return os.path.abspath(given)
 
     @property
+    def uncached(self) -> Access:
+        """The same, for what looks for damage: copies on this machine say nothing of the repository."""
+        import msgspec
+
+        return msgspec.structs.replace(self, no_cache=True)
+
+    @property
     def direct(self) -> bool:
         """The flags describe a repository that the daemon may not know: it is opened in this process."""
-        return self.url is not None or self.no_lock or any(value is not None for value in self._details().values())
+        if self.url is not None or self.no_lock or self.no_cache:
+            return True
+        return any(value is not None for value in self._details().values())
 
     @property
     def name(self) -> str | None:
@@ -96,7 +108,7 @@ class Access(Struct, frozen=True, kw_only=True):
         return name, msgspec.structs.replace(session.settings.repository(name), **given)
 
     def _details(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in self.__struct_fields__ if name not in ("repository", "no_lock")}
+        return {name: getattr(self, name) for name in self.__struct_fields__ if name not in _HOW}
 
 
 _FILE = click.Path(path_type=Path)
@@ -121,6 +133,7 @@ _OPTIONS = (
     click.option("--credentials-file", type=_FILE, metavar="FILE", help="An AWS credentials file."),
     click.option("--profile", metavar="NAME", help="The profile in it."),
     click.option("--no-lock", is_flag=True, help="Write nothing, no lock either: for read-only storage."),
+    click.option("--no-cache", is_flag=True, help="Use and keep no copies on this machine."),
 )
 
 
@@ -141,13 +154,16 @@ def access_options(function: Callable[..., None]) -> Callable[..., None]:
 def opened(session: Session, access: Access) -> Iterator[Repository]:
     """Open the repository that is meant, in this process.
 
+    What looks for damage says ``access.uncached``.
+
     Raises:
         SettingsError: as `Access.resolve`, or its password file cannot be trusted.
         WrongPassword: no key opens with the password.
         NotFound: there is no repository.
     """
     name, settings = access.resolve(session)
-    with _warnings_shown(), _open(name, settings) as repository:
+    cache = None if access.no_cache else _cache(session)
+    with _warnings_shown(), _open(name, settings, cache) as repository:
         if access.no_lock:
             repository.forgo_locks()
         yield repository
@@ -173,16 +189,34 @@ def _warnings_shown() -> Iterator[None]:
         log.propagate = propagate
 
 
-def _open(name: str, settings: RepositorySettings) -> Repository:
+def _cache(session: Session) -> CacheSettings:
+    """Return where copies are kept: beside the daemon's state where we may write there, else in a place of our own."""
+    import msgspec
+
+    from snapvol.settings import CacheSettings
+
+    try:
+        cache = session.settings.cache
+        if os.access(session.settings.daemon.root, os.W_OK):
+            return cache
+    except SettingsError:
+        cache = CacheSettings()  # the settings are not needed for a repository that the flags describe
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return msgspec.structs.replace(cache, path=Path(home) / "snapvol") if os.path.isabs(home) else cache
+
+
+def _open(name: str, settings: RepositorySettings, cache: CacheSettings | None) -> Repository:
     if settings.password_file is not None:
         from snapvol.service.repositories import open_repository
 
-        return open_repository(name, settings)
+        return open_repository(name, settings, cache)
     secret = prompted(f"Password of {name}: ", f"no password for {name}", "give it by --password-file FILE")
     from snapvol.repository import Repository
     from snapvol.stores import open_store
+    from snapvol.stores.cache import CachePlace
 
-    return Repository.open(open_store(settings), secret)
+    place = CachePlace(cache.path, cache.bytes) if cache is not None and cache.bytes else None
+    return Repository.open(open_store(settings), secret, cache=place)
 
 
 def prompted(question: str, problem: str, hint: str) -> str:

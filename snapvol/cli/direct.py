@@ -75,7 +75,7 @@ def verify(session: Session, access: Access, chosen: tuple[str, ...], *, as_json
         Damaged: something is.
     """
     results, damaged = [], []
-    with opened(session, access) as repository:
+    with opened(session, access.uncached) as repository:
         for backup in [engine.select(repository, text) for text in chosen]:
             with display() as shown:
                 result = verifier.verify(repository, backup.id, Counter(f"verify of {backup.short_id}", shown))

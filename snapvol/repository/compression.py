@@ -9,17 +9,30 @@ import zstandard
 from snapvol.errors import Damaged, RepositoryError
 from snapvol.stores.base import Buffer
 
+FASTEST = 1  # the level below which frames become much larger
+LARGE = 128 << 10  # bytes from which on another table pays
+DENSE = 0.6  # stored bytes per byte above which there is little to gain
+
 _threads = threading.local()  # a zstd context serves one thread at a time
 _UNKNOWN = zstandard.CONTENTSIZE_UNKNOWN
 
 
 def compress(data: Buffer, level: int) -> bytes:
     """Return ``data`` as one zstd frame that states its size."""
-    contexts: dict[int, zstandard.ZstdCompressor] = _threads.__dict__.setdefault("compressors", {})
-    context = contexts.get(level)
-    if context is None:
-        context = contexts[level] = zstandard.ZstdCompressor(level=level)
-    return context.compress(data)
+    return _compressor(level).compress(data)
+
+
+def compress_large(data: Buffer, level: int) -> bytes:
+    """Return the same as `compress`, in less time where a thread's last large piece told that there is little to gain.
+
+    At the fastest level much of the time goes into looking for repetitions. In pages of databases, of which half is
+    noise, a larger table and fewer looks find more of them, in four fifths of the time; in text they find fewer.
+    """
+    if level != FASTEST or len(data) < LARGE:
+        return compress(data, level)
+    frame = (_skimmer() if getattr(_threads, "dense", False) else _compressor(level)).compress(data)
+    _threads.dense = len(frame) > DENSE * len(data)
+    return frame
 
 
 def decompress(frame: Buffer, size: int, what: str) -> bytes:
@@ -76,6 +89,24 @@ def check_round_trip(frame: bytes, data: Buffer) -> None:
     """
     if _decompressor().decompress(frame, max_output_size=len(data)) != data:
         raise RepositoryError("zstd compressed data that it does not decompress to the same bytes", "check the memory")
+
+
+def _compressor(level: int) -> zstandard.ZstdCompressor:
+    contexts: dict[int, zstandard.ZstdCompressor] = _threads.__dict__.setdefault("compressors", {})
+    context = contexts.get(level)
+    if context is None:
+        context = contexts[level] = zstandard.ZstdCompressor(level=level)
+    return context
+
+
+def _skimmer() -> zstandard.ZstdCompressor:
+    context: zstandard.ZstdCompressor | None = getattr(_threads, "skimmer", None)
+    if context is None:
+        tuned = zstandard.ZstdCompressionParameters.from_level(
+            FASTEST, strategy=zstandard.STRATEGY_FAST, hash_log=15, min_match=6, target_length=1
+        )
+        context = _threads.skimmer = zstandard.ZstdCompressor(compression_params=tuned)
+    return context
 
 
 def _decompressor() -> zstandard.ZstdDecompressor:

@@ -43,15 +43,15 @@ def write(store: Store, key: MasterKey, config: Config) -> None:
     store.put(CONFIG, key.seal(msgspec.json.encode(config)))
 
 
-def read(store: Store, key: MasterKey) -> Config:
-    """Return the configuration.
+def read(store: Store, key: MasterKey, size: int | None = None) -> Config:
+    """Return the configuration; ``size`` is its bytes where they are known: one request less.
 
     Raises:
         NotFound: there is none.
         Damaged: it is altered, or sealed with another key.
         Unsupported: it is of a version of the format that snapvol does not know.
     """
-    config = unpacked.read(store, key, CONFIG, Config)
+    config = unpacked.read(store, key, CONFIG, Config, size)
     if config.version != VERSION:
         hint = "raise it: restic migrate upgrade_repo_v2" if config.version == 1 else "snapvol knows version 2"
         raise Unsupported(f"{store.location} is a repository of format version {config.version}", hint)

@@ -19,7 +19,8 @@ from snapvol.stores.base import Entry, Store
 MOST_IN_FILE = MOST_BLOBS + 8192  # blobs per index file: at 165 bytes of JSON each, below the format's 8 MiB
 _AHEAD = 4  # index files that are fetched and decompressed while one is entered
 
-_RECORD = Layout("<32sIIII")  # id, number of the pack, offset, stored length, plain length (0: uncompressed)
+RECORD = Layout("<32sIIII")  # id, number of the pack, offset, stored length, plain length (0: uncompressed)
+Buckets = dict[bytes, bytearray]  # first two bytes of blobs' ids → records
 
 
 class Location(NamedTuple):
@@ -131,7 +132,7 @@ class BlobIndex:
     def __init__(self) -> None:
         self._packs: list[bytes] = []
         self._numbers: dict[bytes, int] = {}
-        self._buckets: dict[BlobKind, dict[bytes, bytearray]] = {kind: {} for kind in BlobKind}
+        self._buckets: dict[BlobKind, Buckets] = {kind: {} for kind in BlobKind}
         self._count = 0
         self._missing: set[int] = set()
 
@@ -146,7 +147,7 @@ class BlobIndex:
             self._packs.append(pack)
         for blob in blobs:
             buckets = self._buckets[blob.kind]
-            record = _RECORD.pack(blob.id, number, blob.offset, blob.length, blob.plain)
+            record = RECORD.pack(blob.id, number, blob.offset, blob.length, blob.plain)
             prefix = blob.id[:2]
             bucket = buckets.get(prefix)
             if bucket is None:
@@ -156,6 +157,18 @@ class BlobIndex:
             else:
                 continue
             self._count += 1
+
+    def buckets(self, kind: BlobKind) -> Buckets:
+        """Return the records of all blobs of a kind, to be looked at only: `restore` takes them back."""
+        return self._buckets[kind]
+
+    def restore(self, packs: list[bytes], buckets: dict[BlobKind, Buckets]) -> None:
+        """Take over what `packs` and `buckets` of another index returned; nothing may have been entered yet."""
+        assert not self._packs
+        self._packs = packs
+        self._numbers = {pack: number for number, pack in enumerate(packs)}
+        self._buckets = buckets
+        self._count = sum(len(bucket) for kind in BlobKind for bucket in buckets[kind].values()) // RECORD.size
 
     def miss(self, present: Container[bytes]) -> int:
         """Learn which packs are there; what only others hold is to be uploaded again. Return how many are missing."""
@@ -172,7 +185,7 @@ class BlobIndex:
             number = int.from_bytes(bucket[at + 32 : at + 36], "little")
             if number not in self._missing:
                 return number
-            at = _find(bucket, blob, at + _RECORD.size)
+            at = _find(bucket, blob, at + RECORD.size)
         return -1
 
     def number(self, pack: bytes) -> int:
@@ -192,9 +205,9 @@ class BlobIndex:
         bucket = self._buckets[kind].get(blob[:2])
         at = -1 if bucket is None else _find(bucket, blob, 0)
         while bucket is not None and at >= 0:
-            _, number, offset, length, plain = _RECORD.unpack_from(bucket, at)
+            _, number, offset, length, plain = RECORD.unpack_from(bucket, at)
             yield Location(self._packs[number], offset, length, plain or length - OVERHEAD, plain > 0)
-            at = _find(bucket, blob, at + _RECORD.size)
+            at = _find(bucket, blob, at + RECORD.size)
 
     def packs(self) -> list[bytes]:
         """Return the ids of all packs."""
@@ -204,7 +217,7 @@ class BlobIndex:
         """Yield every blob with the id of its pack, each copy by itself, in no order."""
         for kind, buckets in self._buckets.items():
             for bucket in list(buckets.values()):
-                for blob, number, offset, length, plain in _RECORD.iter_unpack(bytes(bucket)):
+                for blob, number, offset, length, plain in RECORD.iter_unpack(bytes(bucket)):
                     yield self._packs[number], PackedBlob(blob, kind, offset, length, plain)
 
     def blobs_of(self, pack: bytes) -> list[PackedBlob]:
@@ -217,7 +230,7 @@ class BlobIndex:
         counts = [0] * len(self._packs)
         for buckets in self._buckets.values():
             for bucket in list(buckets.values()):
-                for _, number, _, length, plain in _RECORD.iter_unpack(bytes(bucket)):
+                for _, number, _, length, plain in RECORD.iter_unpack(bytes(bucket)):
                     sizes[number] += length + entry_size(plain)
                     counts[number] += 1
         return list(zip(self._packs, sizes, counts, strict=True))
@@ -226,6 +239,6 @@ class BlobIndex:
 def _find(bucket: bytearray, start: bytes, at: int) -> int:
     """Return where the record that begins with ``start`` begins, from ``at`` on, or -1."""
     found = bucket.find(start, at)
-    while found >= 0 and found % _RECORD.size:
+    while found >= 0 and found % RECORD.size:
         found = bucket.find(start, found + 1)
     return found

@@ -120,8 +120,8 @@ def listed(store: Store, in_use: str = "") -> list[KeyInfo]:
         Damaged: a key file cannot be read.
     """
     found = []
-    for name in _names(store):
-        file = _read(store, name)
+    for name, size in _names(store).items():
+        file = _read(store, name, size)
         found.append(
             KeyInfo(
                 id=name, created=file.created, username=file.username, hostname=file.hostname, in_use=name == in_use
@@ -168,14 +168,14 @@ def opened(store: Store, password: str) -> Iterator[tuple[str, MasterKey]]:
         RepositoryError: there is no key file at all.
         Damaged: it opens none, and one file cannot be read.
     """
-    names = _names(store)
-    if not names:
+    sizes = _names(store)
+    if not sizes:
         raise RepositoryError(
             f"{store.location} has no key file", "bring its keys/ back from a copy: no password opens it without one"
         )
     damaged: list[Damaged] = []
     found = False
-    for name, file in _likeliest_first(store, names, damaged):
+    for name, file in _likeliest_first(store, sizes, damaged):
         try:
             master = _open(file, password, f"keys/{name} in {store.location}")
         except Damaged as error:
@@ -187,30 +187,41 @@ def opened(store: Store, password: str) -> Iterator[tuple[str, MasterKey]]:
     if not found and damaged:
         raise damaged[0]
     if not found:
-        raise WrongPassword(f"the password opens none of the {len(names)} keys of {store.location}", "try another one")
+        raise WrongPassword(f"the password opens none of the {len(sizes)} keys of {store.location}", "try another one")
 
 
-def _likeliest_first(store: Store, names: list[str], damaged: list[Damaged]) -> list[tuple[str, _KeyFile]]:
+def opened_one(store: Store, password: str, name: str, size: int) -> MasterKey | None:
+    """Return the master key that ``password`` opens from one key file of ``size`` bytes; None where it does not.
+
+    Raises:
+        NotFound: there is no such key file.
+        Damaged: it cannot be read.
+    """
+    return _open(_read(store, name, size), password, f"keys/{name} in {store.location}")
+
+
+def _likeliest_first(store: Store, sizes: dict[str, int], damaged: list[Damaged]) -> list[tuple[str, _KeyFile]]:
     """Trying a password takes a fifth of a second: keys of this host first, the one that lies in a safe last."""
     files = []
-    for name in names:
+    for name, size in sizes.items():
         try:
-            files.append((name, _read(store, name)))
+            files.append((name, _read(store, name, size)))
         except Damaged as error:
             damaged.append(error)
     here = socket.gethostname()
     return sorted(files, key=lambda item: (item[1].username == RECOVERY, item[1].hostname != here))
 
 
-def _names(store: Store) -> list[str]:
-    return sorted(entry.name.removeprefix("keys/") for entry in store.list("keys/"))
+def _names(store: Store) -> dict[str, int]:
+    """Return the ids of all key files, and the bytes of each."""
+    return {name.removeprefix("keys/"): size for name, size in sorted((it.name, it.size) for it in store.list("keys/"))}
 
 
-def _read(store: Store, name: str) -> _KeyFile:
+def _read(store: Store, name: str, size: int) -> _KeyFile:
     what = f"keys/{name} in {store.location}"
-    if store.size(f"keys/{name}") > _LARGEST_FILE:
+    if size > _LARGEST_FILE:
         raise Damaged(f"{what} is too large for a key file")
-    text = store.get(f"keys/{name}")
+    text = store.get(f"keys/{name}", 0, size)
     if sha256(text).hexdigest() != name:
         raise Damaged(f"{what} is altered: its contents are not those it is named after")
     file = unpacked.decode(text, _KeyFile, what)

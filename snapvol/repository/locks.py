@@ -235,10 +235,12 @@ def _acquire(store: Store, key: MasterKey, exclusive: bool, wait: float, clocks:
             time.sleep(min(5.0, max(0.1, deadline - time.monotonic())))
 
 
-def others(store: Store, key: MasterKey) -> Iterator[tuple[str, LockDocument | None]]:
-    """Yield every lock with its id; None for one that cannot be read."""
+def others(store: Store, key: MasterKey, own: str = "") -> Iterator[tuple[str, LockDocument | None]]:
+    """Yield every lock but ``own`` with its id; None for one that cannot be read."""
     for entry in list(store.list("locks/")):
         name = entry.name.removeprefix("locks/")
+        if name == own:
+            continue  # it need not be read: a request less
         try:
             yield name, unpacked.read(store, key, entry.name, LockDocument, entry.size)
         except NotFound:
@@ -273,13 +275,11 @@ def remove(store: Store, key: MasterKey, *, everything: bool = False, clocks: Cl
 def shared(store: Store, key: MasterKey, own: str, clocks: Clocks | None = None) -> bool:
     """Say whether anybody else may hold a lock."""
     clocks = clocks or SystemClocks()
-    return any(name != own and (lock is None or not is_stale(lock, clocks)) for name, lock in others(store, key))
+    return any(lock is None or not is_stale(lock, clocks) for _, lock in others(store, key, own))
 
 
 def _refuse(store: Store, key: MasterKey, exclusive: bool, clocks: Clocks, own: str) -> None:
-    for name, lock in others(store, key):
-        if name == own:
-            continue
+    for name, lock in others(store, key, own):
         if lock is None:
             raise RepositoryLocked(
                 f"lock {name[:8]} on {store.location} cannot be read",

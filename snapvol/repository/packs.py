@@ -61,28 +61,41 @@ def is_sensible(blob: PackedBlob) -> bool:
 
 
 class Packer:
-    """A pack in the making."""
+    """A pack in the making.
 
-    def __init__(self, kind: BlobKind) -> None:
+    Args:
+        kind: of its blobs.
+        spare: a buffer that was an earlier pack's: the kernel need not clear its memory anew, which takes as long as
+            filling it.
+    """
+
+    def __init__(self, kind: BlobKind, spare: bytearray | None = None) -> None:
         self.kind = kind
         self.blobs: list[PackedBlob] = []
-        self._bytes = bytearray()
+        self._bytes = bytearray() if spare is None else spare
+        self._size = 0
 
-    def add(self, blob: bytes, sealed: bytes, plain: int) -> None:
+    def add(self, blob: bytes, sealed: Buffer, plain: int) -> None:
         """Append a sealed blob; ``plain`` as in `PackedBlob`."""
-        self.blobs.append(PackedBlob(blob, self.kind, len(self._bytes), len(sealed), plain))
-        self._bytes += sealed
+        self.blobs.append(PackedBlob(blob, self.kind, self._size, len(sealed), plain))
+        self._append(sealed)
 
     def full(self, target: int) -> bool:
         """Say whether the pack has reached ``target`` bytes, or all the blobs that it may have."""
-        return len(self._bytes) >= target or len(self.blobs) >= MOST_BLOBS
+        return self._size >= target or len(self.blobs) >= MOST_BLOBS
 
     def finish(self, key: MasterKey) -> tuple[bytes, bytearray]:
         """Return the pack's id and its bytes; the packer is of no use afterwards."""
         header = key.seal(b"".join(_header_entry(blob) for blob in self.blobs))
-        self._bytes += header
-        self._bytes += _LENGTH.pack(len(header))
+        self._append(header)
+        self._append(_LENGTH.pack(len(header)))
+        del self._bytes[self._size :]
         return sha256(self._bytes).digest(), self._bytes
+
+    def _append(self, data: Buffer) -> None:
+        end = self._size + len(data)
+        self._bytes[self._size : end] = data
+        self._size = end
 
 
 def _header_entry(blob: PackedBlob) -> bytes:

@@ -12,8 +12,10 @@ from snapvol.repository.compression import decompress
 from snapvol.repository.ids import BlobKind, pack_name
 from snapvol.repository.index import BlobIndex, Location
 from snapvol.repository.parallel import mapped
+from snapvol.repository.piece_cache import PieceCache
 from snapvol.repository.sealing import MasterKey
 from snapvol.stores.base import Buffer, Store
+from snapvol.stores.cache import NoCache
 
 IN_FLIGHT = 8
 GAP = 256 << 10  # unwanted bytes that cost less to fetch than another request
@@ -29,11 +31,12 @@ _Run = list[tuple[bytes, Location]]
 class Reader:
     """Reads blobs by the index; any number of threads may."""
 
-    def __init__(self, store: Store, key: MasterKey, index: BlobIndex) -> None:
+    def __init__(self, store: Store, key: MasterKey, index: BlobIndex, pieces: PieceCache | None = None) -> None:
         self._store = store
         self._key = key
         self._index = index
-        self._trees = _Windows(store)
+        self._pieces = pieces or PieceCache(NoCache())
+        self._trees = _Windows(store, self._pieces)
 
     def locate(self, kind: BlobKind, blob: bytes) -> Location:
         """Return the first place where ``blob`` lies.
@@ -59,15 +62,13 @@ class Reader:
         failure: Damaged | None = None
         for place in self._index.find(kind, blob):
             try:
-                stored = self._trees.get(place) if kind is BlobKind.TREE else self._get(place)
-                return self.open(kind, blob, place, stored)
+                return self._read(kind, blob, place)
             except NotFound:
                 failure = failure or Damaged(
                     f"{kind} blob {blob.hex()[:12]} is lost: {pack_name(place.pack)} is not in {self._store.location}",
                     "find out what is hit: snapvol repo check",
                 )
             except Damaged as error:
-                self._trees.forget(place)
                 failure = failure or error
         assert failure is not None
         raise failure
@@ -102,6 +103,16 @@ class Reader:
                     raise content
                 else:
                     lost(blob, content)
+
+    def _read(self, kind: BlobKind, blob: bytes, place: Location) -> bytes:
+        try:
+            if kind is BlobKind.TREE:
+                return self.open(kind, blob, place, self._trees.get(place))
+            if (piece := self._pieces.get(place)) is not None:
+                return self.open(kind, blob, place, piece[1])
+        except Damaged:
+            self._trees.forget(place)  # it may have been damaged on its way or here: the store has the last word
+        return self.open(kind, blob, place, self._get(place))
 
     def _get(self, place: Location) -> bytes:
         return self._store.get(pack_name(place.pack), place.offset, place.length)
@@ -167,8 +178,9 @@ def _runs_of(items: _Run) -> Iterator[_Run]:
 class _Windows:
     """Pieces of tree packs, kept for the next reads: directories are written after those in them, and read before."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, cache: PieceCache) -> None:
         self._store = store
+        self._cache = cache
         self._mutex = threading.Lock()
         self._kept: OrderedDict[tuple[bytes, int], bytes] = OrderedDict()  # (pack, first byte) → bytes
 
@@ -179,16 +191,23 @@ class _Windows:
                 if pack == place.pack and at >= 0 and at + place.length <= len(window):
                     self._kept.move_to_end((pack, start))
                     return memoryview(window)[at : at + place.length]
-        start = max(0, place.offset - WINDOW)
-        window = self._store.get(pack_name(place.pack), start, place.offset + place.length - start)
+        cached = self._cache.get(place, WINDOW)
+        start, window = cached or self._fetched(place)
         with self._mutex:
             self._kept[place.pack, start] = window
             while len(self._kept) > WINDOWS or sum(map(len, self._kept.values())) > 2 * WINDOWS * WINDOW:
                 self._kept.popitem(last=False)
         return memoryview(window)[place.offset - start :]
 
+    def _fetched(self, place: Location) -> tuple[int, bytes]:
+        start = max(0, place.offset - WINDOW)
+        window = self._store.get(pack_name(place.pack), start, place.offset + place.length - start)
+        self._cache.keep(place.pack, start, window)
+        return start, window
+
     def forget(self, place: Location) -> None:
         """Drop what is kept of a pack, so that the next read fetches it anew."""
         with self._mutex:
             for key in [key for key in self._kept if key[0] == place.pack]:
                 del self._kept[key]
+        self._cache.forget(place.pack)

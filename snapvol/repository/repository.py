@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from datetime import datetime
 from types import TracebackType
 
 from snapvol.errors import AlreadyExists, Damaged, NotFound, RepositoryUnreachable, UsageError
+from snapvol.model import now
 from snapvol.repository import config, keys, locks, unpacked
+from snapvol.repository.admission import admitted
 from snapvol.repository.check import check
 from snapvol.repository.findings import CheckProgress, CheckReport
+from snapvol.repository.founding import clear_the_way, is_ours
 from snapvol.repository.ids import BlobKind
-from snapvol.repository.index import BlobIndex, Location, index_files
+from snapvol.repository.index import BlobIndex, Location
+from snapvol.repository.inventory import Inventory
+from snapvol.repository.loading import IndexLoader
 from snapvol.repository.locks import Lock, NoLock
 from snapvol.repository.parallel import mapped
+from snapvol.repository.piece_cache import PieceCache
 from snapvol.repository.reader import IN_FLIGHT, Loss, Reader
 from snapvol.repository.sealing import MasterKey
 from snapvol.repository.snapshots import SnapshotDocument
 from snapvol.repository.strays import taken_in
 from snapvol.repository.writer import Tuning, Writer
 from snapvol.stores.base import CONFIG, Entry, Store, is_name
+from snapvol.stores.cache import CachePlace, NoCache
+from snapvol.stores.caching import CachingStore
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +45,15 @@ class Repository:
         damaged_snapshots: after `snapshots`: the ids of those that cannot be read, and why.
     """
 
-    def __init__(self, store: Store, key: MasterKey, key_id: str, settings: config.Config, tuning: Tuning) -> None:
+    def __init__(
+        self,
+        store: Store,
+        key: MasterKey,
+        key_id: str,
+        settings: config.Config,
+        tuning: Tuning,
+        place: CachePlace | None = None,
+    ) -> None:
         self.store = store
         self.id = settings.id
         self.key_id = key_id
@@ -44,8 +61,14 @@ class Repository:
         self.damaged_snapshots: list[tuple[str, Damaged]] = []
         self._key = key
         self._index = BlobIndex()
-        self._reader = Reader(store, key, self._index)
-        self._writer = Writer(store, key, self._index, tuning)
+        self._cache = NoCache() if place is None else place.of(settings.id)
+        self._cached = CachingStore(store, self._cache)
+        self._loader = IndexLoader(self._cached, key, self._index, self._cache)
+        self._pieces = PieceCache(self._cache)
+        self._reader = Reader(store, key, self._index, self._pieces)
+        self._writer = Writer(self._cached, key, self._index, tuning, self._pieces)
+        self._inventory = Inventory(self._cache, key)
+        self._inventoried: datetime | None = None  # when all packs were seen to be there
         self._lock: Lock | None = None
         self._locking = True
         self._documents: dict[str, SnapshotDocument] = {}
@@ -61,7 +84,7 @@ class Repository:
             UsageError: the password is empty.
         """
         store.prepare()
-        _clear_the_way(store)
+        clear_the_way(store)
         key = MasterKey.generate()
         settings = config.generate()
         recovery = keys.recovery_password()
@@ -69,36 +92,30 @@ class Repository:
         made.append(keys.add(store, key, recovery, username=keys.RECOVERY, cost=cost))
         with suppress(AlreadyExists):  # also when the answer to a first attempt was lost: reading it tells
             config.write(store, key, settings)  # the last step: before it there is no repository
-        if not _is_ours(store, key, settings):
+        if not is_ours(store, key, settings):
             store.delete([f"keys/{name}" for name in made])
             raise AlreadyExists(f"somebody else made a repository at {store.location} just now", "open it")
         return Repository(store, key, made[0], settings, tuning or Tuning()), recovery
 
     @staticmethod
-    def open(store: Store, password: str, *, tuning: Tuning | None = None) -> Repository:
+    def open(
+        store: Store, password: str, *, tuning: Tuning | None = None, cache: CachePlace | None = None
+    ) -> Repository:
         """Open a repository.
+
+        Args:
+            store: where it lies.
+            password: of any of its keys.
+            tuning: how it is written to.
+            cache: where copies are kept that spare requests; None for none, so that all that is read is what is there.
 
         Raises:
             NotFound: there is none.
             WrongPassword: none of its keys opens with the password.
             Damaged: its configuration is damaged, or the key belongs to another repository.
         """
-        try:
-            store.size(CONFIG)
-        except NotFound:
-            raise NotFound(f"no repository at {store.location}", "make one: snapvol repo init") from None
-        failure: Damaged | None = None
-        for key_id, key in keys.opened(store, password):
-            try:
-                settings = config.read(store, key)
-            except Damaged as error:
-                failure = error
-                continue
-            return Repository(store, key, key_id, settings, tuning or Tuning())
-        raise Damaged(
-            f"the password opens a key at {store.location}, but not the repository's config: {failure}",
-            "the key file is another repository's, or config is damaged: bring both back from a copy",
-        )
+        key_id, key, settings = admitted(store, password, cache)
+        return Repository(store, key, key_id, settings, tuning or Tuning(), cache)
 
     def __repr__(self) -> str:
         return f"Repository({self.store.location!r}, {self.id[:8]})"
@@ -112,28 +129,21 @@ class Repository:
     def close(self) -> None:
         """End the threads; blobs that were not flushed are lost."""
         self._writer.close()
+        self._cache.trim()
 
     def load_index(self) -> None:
         """Read all indexes, so that blobs can be found; list snapshots before, so that all theirs are.
 
         An index that cannot be read is left out and stands in `damaged_indexes`: the rest can be restored. Under a
         lock, blobs in packs that are gone are no longer `has`, so that they are uploaded again; and where nobody shares
-        the lock, packs that no index names are taken in: a killed run left them.
+        the lock, packs that no index names are taken in: a killed run left them. Both take a listing of all packs,
+        which is left out where the last run on this machine ended well and saw them all within a day: see `Inventory`.
         """
-        packs, alone = self._present_packs()
-        self.damaged_indexes = []
-        for name, found in index_files(self.store, self._key, self._listed("index/")):
-            if isinstance(found, Damaged):
-                log.warning("an index is left out: %s", found)
-                self.damaged_indexes.append((name, found))
-                continue
-            for pack, blobs in found:
-                self._index.add(pack, blobs)
-        if alone:
-            unknown = [(pack, size) for pack, size in packs.items() if not self._index.knows_pack(pack)]
-            self._writer.take_in(taken_in(self.store, self._key, unknown))
-        if self._lock is not None and (missing := self._index.miss(packs)):
-            log.warning("%d packs that indexes name are not in %s", missing, self.store.location)
+        present = self._present_packs()
+        self.damaged_indexes = self._loader.load(self._listed("index/"))
+        self._pieces.keep_only(self._index.knows_pack)
+        if present is not None:
+            self._compare(*present)
         self._writer.check_all = self._writer.check_all or len(self._index) > 0
 
     def has(self, kind: BlobKind, blob: bytes) -> bool:
@@ -194,7 +204,7 @@ class Repository:
         """Make sure that every pack written or relied on is still there.
 
         Raises:
-            Damaged: one is not.
+            PackLost: one is not.
         """
         self._writer.recheck()
 
@@ -202,13 +212,13 @@ class Repository:
         """Make a backup real: flush, recheck, make sure that the lock still holds, and write the snapshot.
 
         Raises:
-            Damaged: a pack is missing.
+            PackLost: a pack is missing; the same work, begun anew, uploads again what was in it.
             RepositoryLocked: the lock is late or gone.
         """
         self.flush()
         self.recheck()
         lock.check()
-        return unpacked.write(self.store, self._key, "snapshots", document)
+        return unpacked.write(self._cached, self._key, "snapshots", document)
 
     def snapshots(self) -> list[tuple[str, SnapshotDocument]]:
         """Return all snapshots with their ids, oldest first; those that cannot be read are in `damaged_snapshots`.
@@ -237,13 +247,16 @@ class Repository:
     def find_snapshot(self, text: str) -> tuple[str, SnapshotDocument]:
         """Return the snapshot whose id begins with ``text``.
 
+        A full id that `snapshots` has listed is not looked for again: should somebody forget it meanwhile, its blobs
+        say so when they are read.
+
         Raises:
             NotFound: there is none.
             UsageError: there are several.
             Damaged: it cannot be read.
         """
         if len(text) == 64 and is_name(f"snapshots/{text}"):
-            whole = self._snapshot(f"snapshots/{text}")
+            whole = self._documents.get(text) or self._snapshot(f"snapshots/{text}")
             if isinstance(whole, Damaged):
                 raise whole
             if whole is None:
@@ -261,7 +274,9 @@ class Repository:
 
     def forget(self, ids: Sequence[str]) -> None:
         """Delete snapshots by their full ids; their blobs stay until a prune."""
-        self.store.delete([f"snapshots/{name}" for name in ids])
+        self._cached.delete([f"snapshots/{name}" for name in ids])
+        for name in ids:
+            self._documents.pop(name, None)
 
     def forgo_locks(self) -> None:
         """Read without taking locks, as read-only storage demands; a prune elsewhere may then take what is read."""
@@ -284,9 +299,11 @@ class Repository:
     @contextmanager
     def _held(self, exclusive: bool, wait: float) -> Iterator[Lock]:
         with locks.held(self.store, self._key, exclusive=exclusive, wait=wait) as lock:
-            self._lock = lock
+            self._lock, self._inventoried = lock, None
             try:
                 yield lock
+                if self._inventoried is not None:
+                    self._inventory.put(self._inventoried)
             finally:
                 self._lock = None
 
@@ -331,7 +348,7 @@ class Repository:
 
     def _listed(self, prefix: str) -> list[Entry]:
         """An empty listing is only believed where the repository is still there: a disk that went away has none."""
-        found = list(self.store.list(prefix))
+        found = list(self._cached.list(prefix))
         if not found:
             try:
                 self.store.size(CONFIG)
@@ -341,52 +358,39 @@ class Repository:
                 ) from None
         return found
 
-    def _present_packs(self) -> tuple[dict[bytes, int], bool]:
-        """Return, under a lock, ids and sizes of all packs, and whether none of them can be another writer's.
+    def _present_packs(self) -> tuple[datetime, dict[bytes, int], bool] | None:
+        """Return, under a lock, when the packs were listed, their sizes, and whether none can be another writer's.
+
+        None without a lock, or where that was seen not long ago.
 
         The order makes it right: packs, locks, and only then the caller lists indexes. A writer whose pack is listed
         either still has its lock, or has written its index.
         """
         if self._lock is None:
-            return {}, False
+            return None
+        self._inventoried = self._inventory.take()
+        if self._inventoried is not None and not self._lock.exclusive:
+            return None
+        at = now()
         packs = {bytes.fromhex(entry.name[-64:]): entry.size for entry in self.store.list("data/")}
-        return packs, not locks.shared(self.store, self._key, self._lock.id)
+        return at, packs, not locks.shared(self.store, self._key, self._lock.id)
+
+    def _compare(self, at: datetime, packs: Mapping[bytes, int], alone: bool) -> None:
+        if alone:
+            unknown = [(pack, size) for pack, size in packs.items() if not self._index.knows_pack(pack)]
+            self._writer.take_in(taken_in(self.store, self._key, unknown))
+        missing = self._index.miss(packs)
+        if missing:
+            log.warning("%d packs that indexes name are not in %s", missing, self.store.location)
+        self._inventoried = at if alone and not missing else None
 
     def _snapshot(self, name: str, size: int | None = None) -> SnapshotDocument | Damaged | None:
         known = self._documents.get(name.removeprefix("snapshots/"))
         if known is not None and size is not None:
             return known  # listed, so not forgotten; and what a name stands for never changes
         try:
-            return unpacked.read(self.store, self._key, name, SnapshotDocument, size)
+            return unpacked.read(self._cached, self._key, name, SnapshotDocument, size)
         except NotFound:
             return None  # forgotten since it was listed
         except Damaged as error:
             return error
-
-
-def _clear_the_way(store: Store) -> None:
-    """Make sure that there is no repository, and remove the keys that a killed `create` left: nothing needs them.
-
-    Raises:
-        AlreadyExists: there is one, or what is left of one whose config is lost and whose keys are worth keeping.
-    """
-    try:
-        store.size(CONFIG)
-    except NotFound:
-        pass
-    else:
-        raise AlreadyExists(f"{store.location} already holds a repository", "open it, or choose another place")
-    for prefix in ("snapshots/", "index/", "data/"):
-        if next(store.list(prefix), None) is not None:
-            raise AlreadyExists(
-                f"{store.location} holds a repository that has lost its config",
-                "bring config back from a copy, or choose another place",
-            )
-    store.delete([entry.name for entry in store.list("keys/")])
-
-
-def _is_ours(store: Store, key: MasterKey, settings: config.Config) -> bool:
-    try:
-        return config.read(store, key) == settings
-    except Damaged:
-        return False  # sealed with another key

@@ -45,9 +45,10 @@ def read_text(store: Store, key: MasterKey, name: str, size: int | None = None) 
         Damaged: its bytes are not those that its name states.
     """
     what = f"{name} in {store.location}"
-    if (store.size(name) if size is None else size) > LARGEST:
+    size = store.size(name) if size is None else size
+    if size > LARGEST:
         raise Damaged(f"{what} is too large")
-    sealed = store.get(name)
+    sealed = store.get(name, 0, size) if name == CONFIG else store.get(name)
     if name != CONFIG and sha256(sealed).hexdigest() != name.rpartition("/")[2]:
         raise Damaged(f"{what} is altered: its contents are not those it is named after")
     return _text(key.open(sealed, what), what)

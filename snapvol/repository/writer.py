@@ -11,18 +11,20 @@ from hashlib import sha256
 
 from msgspec import Struct
 
-from snapvol.errors import Damaged, NotFound, UsageError
+from snapvol.errors import NotFound, PackLost, UsageError
 from snapvol.repository import unpacked
-from snapvol.repository.compression import check_round_trip, compress
+from snapvol.repository.compression import check_round_trip, compress_large
 from snapvol.repository.ids import BlobKind, pack_name
 from snapvol.repository.index import MOST_IN_FILE, BlobIndex, index_file
 from snapvol.repository.packs import TARGET, PackedBlob, Packer, largest
+from snapvol.repository.piece_cache import SMALL, PieceCache
 from snapvol.repository.sealing import MasterKey
 from snapvol.stores.base import Store
 
 log = logging.getLogger(__name__)
 
 CHECK_ALL_FROM_LEVEL = 6
+LISTED = 1000  # objects that one request lists
 
 
 class Tuning(Struct, frozen=True, kw_only=True):
@@ -35,7 +37,7 @@ class Tuning(Struct, frozen=True, kw_only=True):
             all are, for then there are few new ones.
         uploads: packs that are uploaded or wait for it at once; memory is this + 2 times ``pack_size``.
         index_after_packs: packs after which an index is written, so that a killed run has not uploaded them in vain.
-        index_after_seconds: likewise, when a pack is finished.
+        index_after_seconds: likewise, counted from the last index.
     """
 
     pack_size: int = TARGET
@@ -49,8 +51,9 @@ class Tuning(Struct, frozen=True, kw_only=True):
 class Writer:
     """Adds blobs. Any number of threads may call `add`; compression and encryption run in theirs, outside of locks."""
 
-    def __init__(self, store: Store, key: MasterKey, index: BlobIndex, tuning: Tuning) -> None:
+    def __init__(self, store: Store, key: MasterKey, index: BlobIndex, tuning: Tuning, pieces: PieceCache) -> None:
         self.tuning = tuning
+        self._pieces = pieces
         self.check_all = tuning.level >= CHECK_ALL_FROM_LEVEL
         self._store = store
         self._key = key
@@ -61,6 +64,7 @@ class Writer:
         self._pending: dict[BlobKind, set[bytes]] = {kind: set() for kind in BlobKind}
         self._unindexed: list[tuple[bytes, Sequence[PackedBlob]]] = []
         self._indexed_at = time.monotonic()
+        self._spare: list[bytearray] = []  # buffers of packs that are uploaded
         self._relied: set[int] = set()  # numbers of packs in the index
         self._slots = threading.BoundedSemaphore(tuning.uploads)
         self._uploads: set[Future[None]] = set()
@@ -92,18 +96,21 @@ class Writer:
             check = self.check_all or self._turn % self.tuning.check_one_in == 0
         try:
             stored, plain = self._compressed(kind, data, check)
-            sealed = self._key.seal(stored)
+            sealed = self._key.seal_large(stored)
         except BaseException as error:
             self._fail(error)
             raise
         with self._mutex:
             packer = self._open.get(kind)
             if packer is None:
-                packer = self._open[kind] = Packer(kind)
+                packer = self._open[kind] = Packer(kind, self._spare.pop() if self._spare else None)
             packer.add(blob, sealed, plain)
             full = self._open.pop(kind) if packer.full(self.tuning.pack_size) else None
+            due = self._is_due()
         if full is not None:
             self._submit(full)
+        if due:
+            self._write_due()
         return blob, True
 
     def take_in(self, packs: Iterable[tuple[bytes, Sequence[PackedBlob]]]) -> None:
@@ -132,28 +139,28 @@ class Writer:
                 upload.result()
         with self._mutex:
             self._raise_failure()
-        self._write_indexes(everything=True)
+        self._write_indexes()
 
     def recheck(self) -> None:
         """Make sure that every pack that this run wrote or relied on is still there.
 
         Raises:
-            Damaged: one is missing.
+            PackLost: one is missing.
         """
         with self._mutex:
             wanted = {pack_name(self._index.pack_id(number)) for number in self._relied}
         if not wanted:
             return
-        if len(wanted) > 8:
+        if len(wanted) > 1 + len(self._index.packs()) // LISTED:  # whichever takes fewer requests
             for entry in self._store.list("data/"):
                 wanted.discard(entry.name)
         for name in sorted(wanted):  # also: a listing may be older than the pack
             try:
                 self._store.size(name)
             except NotFound:
-                raise Damaged(
+                raise PackLost(
                     f"{name} in {self._store.location} is gone, and this backup needs it",
-                    "find out what is hit: snapvol repo check",
+                    "run it again, which uploads what is lost; find out what is hit: snapvol repo check",
                 ) from None
 
     def close(self) -> None:
@@ -170,7 +177,7 @@ class Writer:
         return blob in self._pending[kind]
 
     def _compressed(self, kind: BlobKind, data: bytes, check: bool) -> tuple[bytes, int]:
-        frame = compress(data, self.tuning.level)
+        frame = compress_large(data, self.tuning.level)
         # Stock clients expect trees to be compressed. An empty blob cannot be: its plain length means uncompressed.
         if not data or (len(frame) >= len(data) and kind is BlobKind.DATA):
             return data, 0
@@ -201,22 +208,36 @@ class Writer:
         try:
             pack, data = packer.finish(self._key)
             self._store.put(pack_name(pack), data)
+            if packer.kind is BlobKind.TREE or len(data) <= SMALL:
+                self._pieces.keep(pack, 0, data)  # the next backup looks at it
             with self._mutex:
                 self._index.add(pack, packer.blobs)
                 self._relied.add(self._index.number(pack))
                 self._pending[packer.kind].difference_update(blob.id for blob in packer.blobs)
                 self._unindexed.append((pack, packer.blobs))
-                due = (
-                    len(self._unindexed) >= self.tuning.index_after_packs
-                    or time.monotonic() - self._indexed_at >= self.tuning.index_after_seconds
-                )
+                self._spare.append(data)
+                due = self._is_due()
             if due:
-                self._write_indexes(everything=False)
+                self._write_indexes()
         except BaseException as error:
             self._fail(error)
             raise
 
-    def _write_indexes(self, everything: bool) -> None:
+    def _is_due(self) -> bool:
+        """Say whether an index is to be written now; a pack that waits for one must not wait for the next pack."""
+        return bool(self._unindexed) and (
+            len(self._unindexed) >= self.tuning.index_after_packs
+            or time.monotonic() - self._indexed_at >= self.tuning.index_after_seconds
+        )
+
+    def _write_due(self) -> None:
+        try:
+            self._write_indexes()
+        except BaseException as error:
+            self._fail(error)
+            raise
+
+    def _write_indexes(self) -> None:
         with self._index_mutex:
             with self._mutex:
                 waiting, self._unindexed = self._unindexed, []

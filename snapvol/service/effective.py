@@ -14,6 +14,7 @@ def effective(settings: Settings) -> dict[str, Any]:
     """Return dotted key → ``{"value": …, "origin": …}``; the origin is a file, a variable, ``flag`` or ``default``."""
     tables: dict[str, Any] = {
         "daemon": msgspec.to_builtins(settings.daemon, enc_hook=str),
+        "cache": msgspec.to_builtins(settings.cache, enc_hook=str),
         "trash": msgspec.to_builtins(settings.trash),
     }
     for name, pool in settings.pools.items():

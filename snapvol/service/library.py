@@ -77,7 +77,8 @@ class Library:
             SettingsError: there is none of that name.
         """
         name = name or self._settings.default_repository
-        return work.Place(name=name, settings=self._settings.repository(name), root=self._settings.daemon.root)
+        chosen = self._settings
+        return work.Place(name=name, settings=chosen.repository(name), root=chosen.daemon.root, cache=chosen.cache)
 
     def problem(self, name: str) -> tuple[bool, SnapvolError | None]:
         """Return whether a repository was asked anything yet, and why the last answer was an error."""

@@ -20,7 +20,7 @@ from msgspec import Struct
 
 from snapvol.errors import AlreadyExists, NotFound, SettingsError, StorageFailed
 from snapvol.model import now
-from snapvol.settings import RepositorySettings, Settings
+from snapvol.settings import CacheSettings, RepositorySettings, Settings
 
 if TYPE_CHECKING:  # cryptography and boto3 are slow to import, and the daemon needs neither
     from snapvol.repository import Repository
@@ -119,8 +119,13 @@ def password(name: str, settings: RepositorySettings) -> str:
     return line
 
 
-def open_repository(name: str, settings: RepositorySettings) -> Repository:
+def open_repository(name: str, settings: RepositorySettings, cache: CacheSettings | None = None) -> Repository:
     """Open repository ``name``; a wrong password or key file is told before any other work (T32).
+
+    Args:
+        name: in the settings.
+        settings: how to reach it.
+        cache: where copies that spare requests are kept; without it all that is read comes from the repository.
 
     Raises:
         SettingsError: its password file is not set, not private or empty.
@@ -131,8 +136,10 @@ def open_repository(name: str, settings: RepositorySettings) -> Repository:
     secret = password(name, settings)
     from snapvol.repository import Repository
     from snapvol.stores import open_store
+    from snapvol.stores.cache import CachePlace
 
-    return Repository.open(open_store(settings), secret)
+    place = CachePlace(cache.path, cache.bytes) if cache is not None and cache.bytes else None
+    return Repository.open(open_store(settings), secret, cache=place)
 
 
 def initialise(settings: Settings, name: str) -> Made:

@@ -13,15 +13,23 @@ from msgspec import Struct, field
 
 from snapvol.backend import Image, Range
 from snapvol.engine.manifest import VolumeMeta
-from snapvol.settings import RepositorySettings
+from snapvol.settings import CacheSettings, RepositorySettings
 
 
 class Place(Struct, frozen=True, kw_only=True):
-    """A repository: its name in the settings, how to reach it, and where what is known about it is kept."""
+    """A repository: its name in the settings, how to reach it, and where what is known about it is kept.
+
+    Attributes:
+        name: in the settings.
+        settings: how to reach it.
+        root: the daemon's directory.
+        cache: where copies of it may be kept.
+    """
 
     name: str
     settings: RepositorySettings
     root: Path
+    cache: CacheSettings = CacheSettings(size="0")
 
 
 class BackUp(Struct, frozen=True, kw_only=True, tag="backup"):

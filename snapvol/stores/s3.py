@@ -27,6 +27,7 @@ BATCH = 1000  # keys that one request may delete
 _URL = re.compile(r"s3://([a-zA-Z0-9][a-zA-Z0-9._-]{1,254})(?:/(.*))?")
 _ADDRESSING = ("auto", "path", "virtual")
 _CONNECTIONS = 16
+_HASHED = 1 << 20  # bytes up to which an MD5 costs less than a request
 
 
 class S3Store(Store):
@@ -58,7 +59,12 @@ class S3Store(Store):
         # boto3 takes a bytearray as it is: a pack is not copied for it.
         body = cast("bytes", data) if isinstance(data, bytearray) else bytes(data)
         try:
-            self._client.put_object(Bucket=self._bucket, Key=key, Body=body)
+            answer = self._client.put_object(Bucket=self._bucket, Key=key, Body=body)
+            if (
+                len(body) <= _HASHED
+                and answer.get("ETag", "").strip('"') == md5(body, usedforsecurity=False).hexdigest()
+            ):
+                return  # the server says what it stored, which is worth more than how much: a request less
             stored = self._client.head_object(Bucket=self._bucket, Key=key)["ContentLength"]
         except (BotoCoreError, ClientError) as error:
             if is_missing_key(error):

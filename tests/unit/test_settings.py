@@ -116,3 +116,26 @@ def test_durations(text: str, seconds: int) -> None:
 def test_what_is_no_duration(text: str) -> None:
     with pytest.raises(UsageError):
         settings.duration(text)
+
+
+def test_the_cache_lies_below_the_root_unless_it_is_told_where(tmp_path: Path) -> None:
+    loaded = settings.load(environment={"SNAPVOL_ROOT": str(tmp_path)})
+    assert (loaded.cache.path, loaded.cache.bytes) == (tmp_path / "cache", 1 << 30)
+    told = {"SNAPVOL_ROOT": str(tmp_path), "SNAPVOL_CACHE__PATH": "/else/where", "SNAPVOL_CACHE__SIZE": "0"}
+    loaded = settings.load(environment=told)
+    assert (loaded.cache.path, loaded.cache.bytes) == (Path("/else/where"), 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('size = "much"', "cache.size: 'much' is not a size"),
+        ('path = "here"', "cache.path is not an absolute path"),
+        ('pth = "/x"', "did you mean 'path'"),
+    ],
+)
+def test_a_cache_that_cannot_be(tmp_path: Path, text: str, said: str) -> None:
+    """T16."""
+    with pytest.raises(SettingsError) as caught:
+        settings.load(write(tmp_path, f"[cache]\n{text}\n"), environment={})
+    assert said in str(caught.value)

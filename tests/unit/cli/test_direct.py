@@ -81,6 +81,21 @@ def test_files(there: Path, snapvol: Snapvol) -> None:
     assert any(line.endswith("/link -> pages/home.md") for line in long)
 
 
+def test_copies_are_kept_in_a_place_of_ones_own(
+    there: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, snapvol: Snapvol
+) -> None:
+    """Where there is no daemon's; none is kept with ``--no-cache``, nor by what looks for damage."""
+    monkeypatch.setenv("SNAPVOL_ROOT", str(tmp_path / "none"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "mine"))
+    assert snapvol("files", "db", "--no-cache").code == 0
+    assert snapvol("verify", "db").code == 0
+    assert list(tmp_path.iterdir()) == []
+    for _ in range(2):
+        assert snapvol("files", "db").out == "/later\n/link\n/odd\\nname\n/pages/\n"
+    assert {path.parent.name for path in (tmp_path / "mine/snapvol").rglob("*")} >= {"openings", "index", "snapshots"}
+    assert not (tmp_path / "none").exists()
+
+
 def test_cat(there: Path, snapvol: Snapvol) -> None:
     assert snapvol("cat", "wiki", "/pages/home.md").out == "# Home\n"
     assert snapvol("cat", "wiki", "/pages").err.startswith("snapvol: '/pages' is not a file; ")

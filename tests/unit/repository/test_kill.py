@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from snapvol.repository import Repository
+from snapvol.repository import BlobKind, Repository
 from snapvol.stores.local import LocalStore
 from support.process import run
 from support.repositories import PASSWORD, approved, back_up, backed_up, created, opened, sample
@@ -73,6 +73,26 @@ def test_kill_after_every_object(tmp_path: Path) -> None:
         assert size < 150_000, f"killed after object {turn}"
     assert turn > 8
     assert list(store.list("locks/")) == []
+
+
+def test_what_a_killed_run_uploaded_is_used_beside_others(tmp_path: Path) -> None:
+    """Its packs cannot be told from those that another writer is about to index: its partial indexes name them."""
+    store = LocalStore(tmp_path / "repository")
+    created(store).close()
+    assert killed(tmp_path / "repository", "after", 6)  # a lock, three packs, their index, a pack
+    before = stored(store)
+    assert [sum(name.startswith(prefix) for name in before) for prefix in ("data/", "index/")] == [4, 1]
+    with opened(store) as other, other.lock(), opened(store) as repository, repository.lock() as lock:
+        repository.load_index()
+        new = [repository.add(BlobKind.DATA, blob)[1] for blob in sample(40)]
+        assert new.index(True) >= 3 * 7  # of 2,600 bytes each, in packs of 20 KiB
+        assert not any(new[: new.index(True)])
+        back_up(repository, lock, sample(40))
+    whole(store).close()
+    assert before <= stored(store)
+    with opened(store) as repository:
+        assert repository.unlock() == 1
+    approved(tmp_path / "repository")
 
 
 @pytest.mark.parametrize("turn", [1, 2, 5, 8])

@@ -24,16 +24,17 @@ KEY = MasterKey.generate()
 contents = st.lists(st.tuples(st.binary(max_size=300), st.integers(0, 5000)), min_size=1, max_size=20)
 
 
-def packed(kind: BlobKind, blobs: list[tuple[bytes, int]]) -> tuple[Packer, bytes, bytearray]:
-    packer = Packer(kind)
+def packed(kind: BlobKind, blobs: list[tuple[bytes, int]], spare: bytearray | None) -> tuple[Packer, bytes, bytearray]:
+    packer = Packer(kind, spare)
     for plain, size in blobs:
         packer.add(sha256(plain).digest(), KEY.seal(plain), size)
     return packer, *packer.finish(KEY)
 
 
-@given(st.sampled_from(BlobKind), contents)
-def test_a_pack_says_what_it_holds(kind: BlobKind, blobs: list[tuple[bytes, int]]) -> None:
-    packer, identity, data = packed(kind, blobs)
+@given(st.sampled_from(BlobKind), contents, st.none() | st.binary(max_size=9000).map(bytearray))
+def test_a_pack_says_what_it_holds(kind: BlobKind, blobs: list[tuple[bytes, int]], spare: bytearray | None) -> None:
+    """Whatever was in the buffer before."""
+    packer, identity, data = packed(kind, blobs, spare)
     assert sha256(data).digest() == identity
     length = header_length(data[-4:], len(data), "it")
     body = len(data) - 4 - length

@@ -44,6 +44,8 @@ def test_one_that_is_forgotten_is_gone(memory: MemoryStore) -> None:
     with opened(memory) as repository:
         repository.snapshots()
         repository.forget(ids[:2])
+        with pytest.raises(NotFound):
+            repository.find_snapshot(ids[0])
         assert {name for name, _ in repository.snapshots()} == set(ids[2:])
         with pytest.raises(NotFound):
             repository.find_snapshot(ids[0])

@@ -14,6 +14,7 @@ from snapvol.repository.packs import LARGEST_DATA
 from snapvol.stores.base import Transient
 from snapvol.stores.memory import MemoryStore
 from support.faults import Faulty, nth
+from support.process import wait_until
 from support.repositories import PASSWORD, SMALL, back_up, backed_up, created, document, opened, sample, tree
 
 
@@ -154,6 +155,38 @@ def test_an_index_is_written_every_so_often(memory: MemoryStore) -> None:
     assert len(indexes(memory)) >= 5
 
 
+def test_a_pack_does_not_wait_for_the_next_one_to_be_indexed(
+    memory: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """T28: where data comes slowly, what was uploaded a minute ago is named by an index nevertheless."""
+
+    class Clock:
+        shows = 0.0
+
+        def monotonic(self) -> float:
+            return self.shows
+
+    monkeypatch.setattr(writer, "time", clock := Clock())
+    with opened(memory, Tuning(pack_size=4000, uploads=1)) as repository:
+        for data in sample(2):
+            repository.add(BlobKind.DATA, data)
+        wait_until(lambda: len(packs(memory)) == 1, what="the pack")
+        repository.add(BlobKind.DATA, b"soon after")
+        assert indexes(memory) == []
+        clock.shows = 61
+        turns = iter(range(20))  # so few that no pack is full
+
+        def indexed() -> bool:
+            repository.add(BlobKind.DATA, b"later %d" % next(turns))
+            return bool(indexes(memory))
+
+        wait_until(indexed)
+        assert len(packs(memory)) == 1
+    with opened(memory) as repository:
+        repository.load_index()
+        assert repository.has(BlobKind.DATA, sha256(sample(1)[0]).digest())
+
+
 def test_index_files_are_split(memory: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writer, "MOST_IN_FILE", 20)
     blobs = sample(100)
@@ -250,7 +283,7 @@ def test_strays_of_others_are_left_alone(memory: MemoryStore) -> None:
 def test_a_lying_encoder_is_caught(memory: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rule 3 (restic #4523): everything that is added to a repository with contents is decoded and compared."""
     backed_up(memory, [b"first"])
-    monkeypatch.setattr(writer, "compress", lambda data, level: compression.compress(data[:-1] + b"!", level))
+    monkeypatch.setattr(writer, "compress_large", lambda data, level: compression.compress(data[:-1] + b"!", level))
     with opened(memory) as repository, repository.lock():
         repository.load_index()
         with pytest.raises(RepositoryError, match="does not decompress to the same"):

@@ -316,6 +316,23 @@ def test_T30_verifying_reads_everything_and_names_what_is_hit(service: Service) 
     assert any("a: " in line for line in bad.warnings)
 
 
+def test_T30_a_pack_that_was_lost_since_the_last_backup_is_uploaded_again(service: Service) -> None:
+    """In the same job, although it did not look for all packs at its beginning."""
+    fill(service, "web", a=os.urandom(50_000), b=b"small")
+    back_up(service, "web")
+    back_up(service, "web")
+    for pack in (Path(service.settings.repository("default").url) / "data").rglob("*"):
+        if pack.is_file() and pack.stat().st_size > 50_000:
+            pack.unlink()
+    job = back_up(service, "web")
+    assert job.state is JobState.DONE
+    (warning,) = job.warnings
+    assert "is gone, and this backup needs it: once more" in warning
+    (verified,) = service.backups.verify(["web"])
+    assert service.jobs.wait(verified.id, SECONDS).state is JobState.DONE
+    assert (service.settings.cache.path).is_dir()
+
+
 def test_T28_a_killed_worker_leaves_nothing_behind_and_the_next_run_works(service: Service) -> None:
     data = fill(service, "web")
     (data / "big").write_bytes(os.urandom(512 << 20))

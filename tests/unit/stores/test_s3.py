@@ -3,7 +3,7 @@ from __future__ import annotations
 import io
 import logging
 from collections.abc import Callable, Iterator
-from hashlib import sha256
+from hashlib import md5, sha256
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -182,6 +182,17 @@ def test_an_object_not_yet_there_after_put_is_tried_again(silent: S3Store, stub:
 def test_what_was_stored_is_measured(silent: S3Store, stub: Stubber) -> None:
     """Rule 7: a server that stores less and says 200 is caught before an index names the object."""
     stub.add_response("put_object", {})
+    stub.add_response("head_object", {"ContentLength": 2})
+    with pytest.raises(Damaged, match="has 2 bytes after 3 were stored"):
+        silent.put(NAME, b"abc")
+
+
+def test_a_checksum_in_the_answer_is_worth_a_request(silent: S3Store, stub: Stubber) -> None:
+    """Rule 7: another one is none; servers that encrypt answer with something else, and the size is asked for."""
+    stub.add_response("put_object", {"ETag": f'"{md5(b"abc").hexdigest()}"'})
+    silent.put(NAME, b"abc")
+    stub.assert_no_pending_responses()
+    stub.add_response("put_object", {"ETag": f'"{md5(b"ab").hexdigest()}"'})
     stub.add_response("head_object", {"ContentLength": 2})
     with pytest.raises(Damaged, match="has 2 bytes after 3 were stored"):
         silent.put(NAME, b"abc")
