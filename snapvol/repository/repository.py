@@ -15,6 +15,7 @@ from snapvol.repository.ids import BlobKind
 from snapvol.repository.index import BlobIndex, Location, index_files
 from snapvol.repository.locks import Lock, NoLock
 from snapvol.repository.parallel import mapped
+from snapvol.repository.portions import Everything, Portion
 from snapvol.repository.reader import IN_FLIGHT, Loss, Reader
 from snapvol.repository.sealing import MasterKey
 from snapvol.repository.snapshots import SnapshotDocument
@@ -294,19 +295,20 @@ class Repository:
         """Remove stale locks, or all of them; return how many."""
         return locks.remove(self.store, self._key, everything=remove_all)
 
-    def check(self, read_data: bool = False, progress: CheckProgress | None = None) -> CheckReport:
+    def check(self, read_data: bool | Portion = False, progress: CheckProgress | None = None) -> CheckReport:
         """Find everything that is wrong, and which backups and files it hits; nothing is changed.
 
         Args:
-            read_data: whether to read every pack, not only the indexes, snapshots and trees.
+            read_data: whether to read every pack, or which, not only the indexes, snapshots and trees.
             progress: told what is done.
 
         Raises:
             RepositoryUnreachable: the repository could not be read to its end.
             RepositoryLocked: somebody deletes from it.
         """
+        portion = (Everything() if read_data else None) if isinstance(read_data, bool) else read_data
         with nullcontext() if self._lock else self.lock():
-            return check(self.store, self._key, read_data, progress)
+            return check(self.store, self._key, portion, progress)
 
     def add_key(self, password: str, *, cost: keys.Cost | None = None) -> str:
         """Let another password open the repository; return its key's id.
