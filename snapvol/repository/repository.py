@@ -10,9 +10,10 @@ from types import TracebackType
 from snapvol.errors import AlreadyExists, Damaged, NotFound, RepositoryUnreachable, UsageError
 from snapvol.repository import config, keys, locks, unpacked
 from snapvol.repository.check import check
-from snapvol.repository.findings import CheckProgress, CheckReport
+from snapvol.repository.findings import CheckProgress, CheckReport, NoProgress
 from snapvol.repository.ids import BlobKind
 from snapvol.repository.index import BlobIndex, Location, index_files
+from snapvol.repository.index_repair import IndexRepair, IndexSurvey, repair_index
 from snapvol.repository.locks import Lock, NoLock
 from snapvol.repository.parallel import mapped
 from snapvol.repository.portions import Everything, Portion
@@ -309,6 +310,32 @@ class Repository:
         portion = (Everything() if read_data else None) if isinstance(read_data, bool) else read_data
         with nullcontext() if self._lock else self.lock():
             return check(self.store, self._key, portion, progress)
+
+    def repair_index(
+        self, *, read_data: bool = False, dry_run: bool = False, progress: CheckProgress | None = None
+    ) -> IndexRepair:
+        """Make the indexes say what the packs hold, and put damaged packs out of use; see `index_repair`.
+
+        What this repository has in memory is not true any more afterwards: open it anew.
+
+        Args:
+            read_data: read all packs, not only those whose size is wrong and those that no index names.
+            dry_run: change nothing.
+            progress: told what is read.
+
+        Raises:
+            RepositoryUnreachable: something could not be read; nothing was changed.
+            RepositoryLocked: somebody else uses the repository.
+        """
+        with self.lock(exclusive=True) as lock:
+            if not dry_run:
+                lock.check()
+            survey = IndexSurvey(self.store, self._key, self._listed, progress or NoProgress())
+            survey.run(read_data)
+            report = survey.report()
+            if report.needed and not dry_run:
+                repair_index(self.store, self._key, lock, self._writer.tuning, survey)
+            return report
 
     def add_key(self, password: str, *, cost: keys.Cost | None = None) -> str:
         """Let another password open the repository; return its key's id.
