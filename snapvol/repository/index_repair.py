@@ -76,7 +76,7 @@ class IndexRepair(Struct, frozen=True, kw_only=True):
 
 
 class IndexSurvey:
-    """What is wrong with the indexes and packs; nothing is changed. The lock must keep others from changing anything.
+    """What is wrong with the indexes and packs, and mending it. A lock must keep others from changing anything.
 
     Args:
         store: where the repository lies.
@@ -100,7 +100,7 @@ class IndexSurvey:
         self._read = (0, 0)
 
     def run(self, read_data: bool) -> None:
-        """Look at everything.
+        """Look at everything; nothing is changed.
 
         Args:
             read_data: read all packs; otherwise only those whose size is wrong, and those that no index names.
@@ -159,6 +159,32 @@ class IndexSurvey:
                     gathered[pack].append(blob)
         found.update((pack, sorted(blobs, key=lambda blob: blob.offset)) for pack, blobs in gathered.items())
         return list(found.items())
+
+    def mend(self, lock: Lock, tuning: Tuning) -> None:
+        """Do what was found to be necessary; see `repair_index`."""
+        entries, replaced = self.entries(), sorted(self.replaced())
+        damaged = self.in_state(State.DAMAGED)
+        writer = Writer(self._store, self._key, self.index, tuning)
+        writer.check_all = True
+        try:
+            for found in damaged:
+                self._rescue(writer, found)
+            writer.take_in(entries)
+            writer.flush()
+            writer.recheck()
+        finally:
+            writer.close()
+        lock.check()
+        self._store.delete(replaced)
+        lock.check()
+        # Not before the indexes are gone that name them. Left without an index the next backup would take them in.
+        self._store.delete([found.name for found in damaged])
+
+    def _rescue(self, writer: Writer, found: Examined) -> None:
+        if found.whole:
+            data = self._store.get(found.name)
+            for blob in found.whole:
+                writer.add(blob.kind, self.examiner.contents(found.pack, data, blob))
 
     def in_state(self, state: State) -> list[Examined]:
         """Return the packs that are in this state, by name."""
@@ -247,43 +273,25 @@ def _described(found: Examined) -> PackRepair:
     return PackRepair(name=found.name, problem=found.problem, blobs=found.blobs, kept=len(found.whole))
 
 
-def repair_index(store: Store, key: MasterKey, lock: Lock, tuning: Tuning, survey: IndexSurvey) -> None:
-    """Do what a survey found to be necessary.
+def repair_index(survey: IndexSurvey, lock: Lock, tuning: Tuning, *, read_data: bool, dry_run: bool) -> IndexRepair:
+    """Make the indexes say what the packs hold, and put damaged packs out of use.
 
     Args:
-        store: where the repository lies.
-        key: its key.
-        lock: exclusive, and held since before the survey.
-        tuning: of the new packs.
-        survey: done.
+        survey: not yet run.
+        lock: exclusive.
+        tuning: of new packs.
+        read_data: read all packs, not only those whose size is wrong and those that no index names.
+        dry_run: change nothing.
 
     Raises:
-        RepositoryLocked: the lock is late or gone. Nothing that was there is removed then.
-        Damaged: a pack reads otherwise than when it was surveyed. Nothing that was there is removed then.
+        RepositoryUnreachable: something could not be read. Nothing was changed.
+        RepositoryLocked: the lock is late or gone. Nothing that was there was removed.
+        Damaged: a pack reads otherwise than when it was surveyed. Nothing that was there was removed.
     """
-    lock.check()
-    entries, replaced = survey.entries(), sorted(survey.replaced())
-    damaged = survey.in_state(State.DAMAGED)
-    writer = Writer(store, key, survey.index, tuning)
-    writer.check_all = True
-    try:
-        for found in damaged:
-            _rescue(store, survey.examiner, writer, found)
-        writer.take_in(entries)
-        writer.flush()
-        writer.recheck()
-    finally:
-        writer.close()
-    lock.check()
-    store.delete(replaced)
-    lock.check()
-    # Not before the indexes are gone that name them. Left without an index they would be taken in by the next backup.
-    store.delete([found.name for found in damaged])
-
-
-def _rescue(store: Store, examiner: Examiner, writer: Writer, found: Examined) -> None:
-    if not found.whole:
-        return
-    data = store.get(found.name)
-    for blob in found.whole:
-        writer.add(blob.kind, examiner.contents(found.pack, data, blob))
+    if not dry_run:
+        lock.check()
+    survey.run(read_data)
+    report = survey.report()
+    if report.needed and not dry_run:
+        survey.mend(lock, tuning)
+    return report

@@ -314,28 +314,16 @@ class Repository:
     def repair_index(
         self, *, read_data: bool = False, dry_run: bool = False, progress: CheckProgress | None = None
     ) -> IndexRepair:
-        """Make the indexes say what the packs hold, and put damaged packs out of use; see `index_repair`.
-
-        What this repository has in memory is not true any more afterwards: open it anew.
-
-        Args:
-            read_data: read all packs, not only those whose size is wrong and those that no index names.
-            dry_run: change nothing.
-            progress: told what is read.
+        """See `index_repair.repair_index`. What this repository has in memory is not true any more: open it anew.
 
         Raises:
             RepositoryUnreachable: something could not be read; nothing was changed.
             RepositoryLocked: somebody else uses the repository.
         """
-        with self.lock(exclusive=True) as lock:
-            if not dry_run:
-                lock.check()
+        own = self._lock if self._lock is not None and self._lock.exclusive else None
+        with nullcontext(own) if own is not None else self.lock(exclusive=True) as lock:
             survey = IndexSurvey(self.store, self._key, self._listed, progress or NoProgress())
-            survey.run(read_data)
-            report = survey.report()
-            if report.needed and not dry_run:
-                repair_index(self.store, self._key, lock, self._writer.tuning, survey)
-            return report
+            return repair_index(survey, lock, self._writer.tuning, read_data=read_data, dry_run=dry_run)
 
     def add_key(self, password: str, *, cost: keys.Cost | None = None) -> str:
         """Let another password open the repository; return its key's id.
