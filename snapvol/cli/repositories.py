@@ -89,7 +89,7 @@ def unlock(session: Session, access: Access, everything: bool) -> None:
 
 repo = Group(
     "repo",
-    help="Make, check, mend and unlock repositories, and manage their keys.\n\n"
+    help="Make, check, copy, mend and unlock repositories, and manage their keys.\n\n"
     "All of it works without a daemon. Repositories are in restic's format: 'restic prune' frees the space of\n"
     "forgotten backups, 'restic stats' counts.",
     examples=("snapvol repo init", "snapvol repo check", "snapvol repo key ls"),
@@ -97,6 +97,7 @@ repo = Group(
         "Commands": {
             "init": Entry("repositories", "Make a repository and print its recovery key."),
             "check": Entry("checks", "Look for damage in a repository, and name the backups that it hits."),
+            "copy": Entry("copying", "Copy backups to another repository, which gets only what it does not have."),
             "repair": Entry("repairs", "Mend a repository in which 'snapvol repo check' found damage."),
             "unlock": Entry("repositories", "Remove locks whose holders are gone."),
             "key": Entry("keys", "Manage the passwords of a repository."),

@@ -34,6 +34,7 @@ class Repository:
         store: where it lies.
         id: its identity, in hexadecimal.
         key_id: the key file by which it was opened.
+        chunker_polynomial: by which stock clients cut files, in hexadecimal.
         damaged_indexes: after `load_index`: the names of those that cannot be read, and why.
         damaged_snapshots: after `snapshots`: the ids of those that cannot be read, and why.
     """
@@ -42,6 +43,7 @@ class Repository:
         self.store = store
         self.id = settings.id
         self.key_id = key_id
+        self.chunker_polynomial = settings.chunker_polynomial
         self.damaged_indexes: list[tuple[str, Damaged]] = []
         self.damaged_snapshots: list[tuple[str, Damaged]] = []
         self._key = key
