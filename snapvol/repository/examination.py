@@ -68,13 +68,13 @@ class Examiner:
         self._index = index
         self._reader = Reader(store, key, index)
 
-    def examine(self, pack: bytes, size: int, listed: int) -> Examined:
+    def examine(self, pack: bytes, size: int, listed: int | None) -> Examined:
         """Read a pack whole; one that is not sound is read twice: what is damaged on the way is not damaged there.
 
         Args:
             pack: its id.
             size: bytes.
-            listed: how many blobs the indexes place in it.
+            listed: how many blobs the indexes place in it; None where they do not name it at all.
 
         Raises:
             RepositoryUnreachable: it could not be read, or the storage contradicts itself.
@@ -98,7 +98,7 @@ class Examiner:
         stored = memoryview(data)[blob.offset : blob.offset + blob.length]
         return self._reader.open(blob.kind, blob.id, place, stored)
 
-    def _once(self, pack: bytes, size: int, listed: int) -> Examined:
+    def _once(self, pack: bytes, size: int, listed: int | None) -> Examined:
         name = pack_name(pack)
         try:
             data: Buffer = self._store.get(name)
@@ -116,7 +116,7 @@ class Examiner:
         except Damaged as error:
             # The indexes alone say now what it holds: what is whole among that is worth keeping.
             blobs = self._index.blobs_of(pack) if listed else []
-            if not blobs:
+            if listed is None:
                 return Examined(pack=pack, size=size, state=State.UNKNOWN, problem=error.message)
             problem = problem or error.message
         whole = [blob for blob in blobs if self._is_whole(pack, data, blob)]

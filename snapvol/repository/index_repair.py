@@ -13,10 +13,11 @@ from collections.abc import Callable, Iterable, Sequence
 from msgspec import Struct
 
 from snapvol.errors import Damaged, NotFound
+from snapvol.repository import unpacked
 from snapvol.repository.examination import Examined, Examiner, State
 from snapvol.repository.findings import CheckProgress
 from snapvol.repository.ids import BlobKind, pack_name
-from snapvol.repository.index import BlobIndex, index_files
+from snapvol.repository.index import BlobIndex, index_file, index_files
 from snapvol.repository.locks import Lock
 from snapvol.repository.packs import PackedBlob
 from snapvol.repository.parallel import mapped
@@ -110,7 +111,7 @@ class IndexSurvey:
         """
         present = {bytes.fromhex(entry.name[-64:]): entry.size for entry in self._listed("data/")}
         self._load()
-        doubtful: list[tuple[bytes, int, int]] = []
+        doubtful: list[tuple[bytes, int, int | None]] = []
         for pack, expected, count in self.index.expected():
             self._counts[pack] = count
             size = present.pop(pack, None)
@@ -120,7 +121,7 @@ class IndexSurvey:
                 self.bad[pack] = problem
             elif read_data or size != expected:
                 doubtful.append((pack, size, count))
-        doubtful += [(pack, size, 0) for pack, size in present.items()]
+        doubtful += [(pack, size, None) for pack, size in present.items()]
         self._examine(doubtful)
         self.index.miss(self._usable())
 
@@ -166,6 +167,9 @@ class IndexSurvey:
         damaged = self.in_state(State.DAMAGED)
         writer = Writer(self._store, self._key, self.index, tuning)
         writer.check_all = True
+        # Names the damaged packs as long as they are there, but nothing in them: a backup straight after a kill would
+        # take in packs that no index names, and rely on what is damaged.
+        ban = index_file((found.pack, ()) for found in damaged)
         try:
             for found in damaged:
                 self._rescue(writer, found)
@@ -175,10 +179,11 @@ class IndexSurvey:
         finally:
             writer.close()
         lock.check()
+        banned = [unpacked.write(self._store, self._key, "index", ban)] if damaged else []
         self._store.delete(replaced)
         lock.check()
-        # Not before the indexes are gone that name them. Left without an index the next backup would take them in.
         self._store.delete([found.name for found in damaged])
+        self._store.delete([f"index/{name}" for name in banned])
 
     def _rescue(self, writer: Writer, found: Examined) -> None:
         if found.whole:
@@ -240,7 +245,7 @@ class IndexSurvey:
         except NotFound:
             return None
 
-    def _examine(self, packs: Sequence[tuple[bytes, int, int]]) -> None:
+    def _examine(self, packs: Sequence[tuple[bytes, int, int | None]]) -> None:
         self._progress.total(len(packs), sum(size for _, size, _ in packs))
         for found in mapped(lambda pack: self.examiner.examine(*pack), packs, _AHEAD):
             if found.state is State.UNKNOWN:
