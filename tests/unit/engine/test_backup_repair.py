@@ -205,7 +205,10 @@ def test_a_file_that_lost_a_piece_is_left_out_and_its_rest_kept(
     meta = reading.root(_loaded(bench), document).meta
     assert meta is not None
     assert meta.problems == [f"big: {said}"]
-    found = look(bench.restore(new, tmp_path / "after"))
+    (tmp_path / "after").mkdir()
+    notes = restore(bench.repository, new, tmp_path / "after", progress=Silent()).notes
+    assert [note for note in notes if "incomplete" in note] == [f"the backup is incomplete: big: {said}"]
+    found = look(tmp_path / "after")
     partial = (tmp_path / "after/big.partial").read_bytes()
     assert partial == NOISE[:start] + bytes(before[1]) + NOISE[start + before[1] :]
     assert found.keys() == (expected.keys() - {b"big"}) | {b"big.partial"}
