@@ -76,10 +76,7 @@ def check(
         if scrubbed is not None or read_data_subset is not None:
             print(f"{location}: {_amount_read(report, scrubbed)}")
     if report.problems:
-        raise Damaged(
-            f"{location}: {output.count(len(report.problems), 'problem')} found",
-            "snapvol repo repair index --read-data, then back the volumes up again; or bring it back from a copy",
-        )
+        raise Damaged(f"{location}: {output.count(len(report.problems), 'problem')} found", _next(report))
     if not as_json:
         print(f"{location}: no damage found in {output.count(report.snapshots, 'backup')}")
 
@@ -119,6 +116,13 @@ def _print(report: CheckReport) -> None:
         print(output.printable(f"{problem.object}: {problem.what}{f' (in backups {hit})' if hit else ''}"))
         for file in problem.files:
             print(output.printable(f"  {file}"))
+
+
+def _next(report: CheckReport) -> str:
+    """Return what helps: where nothing but pieces are missing any more, the indexes need no repair."""
+    if all(problem.object.startswith(("data blob ", "tree blob ")) for problem in report.problems):
+        return "back the volumes up again; if it is lost for good: snapvol repo repair backups"
+    return "snapvol repo repair index --read-data, then back the volumes up again; or bring it back from a copy"
 
 
 def _amount_read(report: CheckReport, scrubbed: Scrubbed | None) -> str:

@@ -61,6 +61,8 @@ def test_T30_from_damage_to_what_is_left(copy: Path, snapvol: Snapvol) -> None:
     assert [line.replace("would rescue", "rescued") for line in lines[:1]] == done.out.splitlines()[:1]
     assert done.err.startswith("snapvol: 1 piece without any whole copy; back the volumes up again, ")
     assert not pack.exists()
+    checked = snapvol("repo", "check", "--read-data")
+    assert checked.err.endswith("; back the volumes up again; if it is lost for good: snapvol repo repair backups\n")
     before = {backup["id"] for backup in snapvol("backups", "--json").json}
     planned = snapvol("repo", "repair", "backups", "--dry-run")
     assert planned.out.count("would be made anew, 1 loss; the old one is left (") == 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from hashlib import sha256
 from pathlib import Path
 
@@ -20,8 +21,10 @@ from support.damage import damage, objects
 from support.deaths import deaths
 from support.faults import Faulty, nth
 from support.moto_s3 import MotoS3
+from support.process import run
 from support.repositories import PASSWORD, approved, back_up, backed_up, created, opened, restic, sample
 
+TESTS = Path(__file__).parents[2]
 BLOBS = {seed: sample(30, seed=seed) for seed in (1, 2)}
 
 
@@ -413,3 +416,37 @@ def blobs_read(store: Store) -> set[bytes]:
         repository.load_index()
         wanted = [sha256(blob).digest() for blobs in (*BLOBS.values(), sample(5, seed=3)) for blob in blobs]
         return {blob for blob, _ in repository.read_many(BlobKind.DATA, wanted, lambda *_: None)}
+
+
+PROGRAM = """
+import sys
+from pathlib import Path
+from snapvol.stores.local import LocalStore
+from support.faults import Faulty, killer
+from support.repositories import opened
+path, operation, turn = sys.argv[1:]
+with opened(Faulty(LocalStore(Path(path)), after=killer(operation, int(turn)))) as repository:
+    repository.repair_index(read_data=True)
+"""
+
+
+@pytest.mark.parametrize(("operation", "turn"), [("put", 2), ("put", 4), ("delete", 1), ("delete", 2), ("delete", 3)])
+def test_t28_a_real_kill_and_stock_restic(local: LocalStore, path: Path, operation: str, turn: int) -> None:
+    """Whatever it had come to: the next run finishes it, and stock restic finds nothing wrong."""
+    needs.program("restic")
+    for blobs in BLOBS.values():
+        backed_up(local, blobs)
+    name = data_pack(local, 1)
+    content = bytearray(local.get(name))
+    content[-100] ^= 1  # in its header: nothing is lost
+    (path / name).chmod(0o600)
+    (path / name).write_bytes(content)
+    argv = (sys.executable, "-c", PROGRAM, path, operation, str(turn))
+    assert run(*argv, env={"PYTHONPATH": str(TESTS)}, check=False).code == -9
+    assert readable(local) == {1, 2}
+    with opened(local) as repository:
+        repository.unlock()
+    assert repaired(local, read_data=True).lost_blobs == 0
+    assert not repaired(local, read_data=True).needed
+    assert readable(local) == {1, 2}
+    approved(path)
