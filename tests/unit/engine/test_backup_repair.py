@@ -492,7 +492,7 @@ def _original(store: MemoryStore, name: str) -> str | None:
 
 
 class Chance:
-    """A repository with several backups that share some of their files, made once: only copies are damaged."""
+    """A repository with backups that share some of their files, and two of an image: only copies are damaged."""
 
     def __init__(self, place: Path) -> None:
         self.bench = Bench()
@@ -507,6 +507,12 @@ class Chance:
                 (source / "f0").unlink()
             backup = self.bench.back_up(source, taken=now() - timedelta(days=9 - number)).id
             self.files[backup] = contents(source)
+        disk = Disk(place / "disk", 2 * M)
+        disk.write(M // 2, chance.randbytes(200_000))
+        backups = Backups(self.bench.repository, disk)
+        self.images = {backups.run(chunk=64 << 10).id: disk.contents}
+        disk.write(M, chance.randbytes(100_000))
+        self.images[backups.run(chunk=64 << 10).id] = disk.contents
         self.bench.repository.close()
 
     def copy(self) -> MemoryStore:
@@ -539,7 +545,7 @@ DAMAGES = st.lists(
 def test_t30_whatever_happens_to_it_it_is_sound_afterwards(
     chance: Chance, tmp_path_factory: pytest.TempPathFactory, damages: list[tuple[str, int, str, float]]
 ) -> None:
-    """Check is clean, undamaged backups are untouched and whole, and no other file has wrong contents."""
+    """Check is clean, undamaged backups are untouched and whole, and nothing that looks whole has wrong contents."""
     store = chance.copy()
     for prefix, number, kind, place in damages:
         names = objects(store, prefix)
@@ -547,20 +553,35 @@ def test_t30_whatever_happens_to_it_it_is_sound_afterwards(
             damage(store, names[number % len(names)], kind, place)
     index_repaired(store)
     hit = {backup for _, backups, _ in problems(store) for backup in backups}
-    there = {backup for backup in chance.files if f"snapshots/{backup}" in store.objects}
+    known = chance.files.keys() | chance.images.keys()
+    there = {backup for backup in known if f"snapshots/{backup}" in store.objects}
     done = repaired(store, forget=True)
     assert problems(store) == []
-    untouched = {name.removeprefix("snapshots/") for name in objects(store, "snapshots/")} & chance.files.keys()
+    untouched = {name.removeprefix("snapshots/") for name in objects(store, "snapshots/")} & known
     assert there - hit == untouched
     with opened(store) as repository:
         made = {item.new: item.backup.id for item in done.backups if item.new is not None}
         for backup, origin in [*((backup, backup) for backup in untouched), *made.items()]:
             target = tmp_path_factory.mktemp("out")
+            if origin in chance.images:
+                _assert_image(repository, backup, target / "image", chance.images[origin], whole=origin == backup)
+                continue
             restore(repository, backup, target, progress=Silent())
             found = contents(target)
             whole = {path: data for path, data in found.items() if ".partial" not in path}
             assert whole.items() <= chance.files[origin].items()
             assert origin != backup or found == chance.files[origin]
+
+
+def _assert_image(repository: Repository, backup: str, target: Path, wanted: bytes, *, whole: bool) -> None:
+    """An image is restored as it was, or the restore says that it is not."""
+    try:
+        restore_image(repository, backup, target, progress=Silent())
+    except PartlyRestored:
+        assert not whole
+        assert target.read_bytes() != wanted
+    else:
+        assert target.read_bytes() == wanted
 
 
 def test_restic_approves_and_restores_what_is_left(tmp_path: Path, source: Path) -> None:
