@@ -3,89 +3,34 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from datetime import timedelta
 from hashlib import sha256
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
-from snapvol.engine import image_layout, reading
-from snapvol.engine.backup_repair import BackupRepair, repair_backups
-from snapvol.engine.backups import backups as listed
-from snapvol.engine.image_restorer import restore_image
+from snapvol.engine import reading
 from snapvol.engine.progress import Silent
-from snapvol.engine.restorer import PartlyRestored, restore
+from snapvol.engine.restorer import restore
 from snapvol.engine.verifier import verify
-from snapvol.errors import Damaged, Refused, RepositoryLocked, RepositoryUnreachable
+from snapvol.errors import Refused, RepositoryLocked, RepositoryUnreachable
 from snapvol.model import now
-from snapvol.repository import BlobKind, Repository
-from snapvol.stores.base import Store, Transient
+from snapvol.repository import BlobKind
+from snapvol.stores.base import Transient
 from snapvol.stores.local import LocalStore
 from snapvol.stores.memory import MemoryStore
 from support import needs
 from support.benches import Bench
-from support.damage import KINDS, damage, objects
+from support.damage import damage, objects
 from support.deaths import deaths
 from support.faults import Faulty, nth
-from support.images import Backups, Disk
+from support.repairing import contents, index_repaired, loaded, lose, pack_of, piece, problems, repaired, spoil
 from support.repositories import approved, created, opened, restic
 from support.trees import differences, directory, file, grow, look
 
 M = 1 << 20
 NOISE = random.Random(7).randbytes(6 * M)
 CHANGED = random.Random(8).randbytes(2 * M)
-
-
-def repaired(
-    store: Store, *, chosen: tuple[str, ...] = (), forget: bool = False, dry_run: bool = False
-) -> BackupRepair:
-    with opened(store) as repository:
-        return repair_backups(repository, chosen=chosen, forget=forget, dry_run=dry_run, progress=Silent())
-
-
-def index_repaired(store: Store) -> None:
-    with opened(store) as repository:
-        repository.repair_index(read_data=True)
-
-
-def problems(store: Store) -> list[tuple[str, tuple[str, ...], tuple[str, ...]]]:
-    with opened(store) as repository:
-        return [(found.object, found.snapshots_hit, found.files) for found in repository.check(True).problems]
-
-
-def pack_of(store: Store, kind: BlobKind, blob: bytes) -> str:
-    with opened(store) as repository:
-        repository.load_index()
-        pack = repository.locate(kind, blob).pack.hex()
-    return f"data/{pack[:2]}/{pack}"
-
-
-def piece(store: Store, backup: str, path: bytes, number: int) -> bytes:
-    """Return the id of a piece of a file in a backup."""
-    with opened(store) as repository:
-        repository.load_index()
-        start = reading.root(repository, repository.find_snapshot(backup)[1])
-        return bytes.fromhex((reading.find(repository, start, path)[-1].content or [])[number])
-
-
-def lose(store: MemoryStore, kind: BlobKind, blob: bytes) -> None:
-    """Damage one blob in its pack for good, and have the index say so: what else is in the pack is kept."""
-    spoil(store, kind, blob)
-    index_repaired(store)
-
-
-def spoil(store: MemoryStore, kind: BlobKind, blob: bytes) -> None:
-    """Flip a bit in the middle of a blob."""
-    with opened(store) as repository:
-        repository.load_index()
-        place = repository.locate(kind, blob)
-    name = f"data/{place.pack.hex()[:2]}/{place.pack.hex()}"
-    content = bytearray(store.objects[name])
-    content[place.offset + place.length // 2] ^= 1
-    store.objects[name] = bytes(content)
 
 
 @pytest.fixture
@@ -138,42 +83,6 @@ def test_live_data_makes_old_backups_whole_again(
     assert verify(bench.repository, first, Silent()).ok
 
 
-@pytest.mark.parametrize("kind", ["flip", "delete"])
-@pytest.mark.parametrize("layout", ["one file", "segments"])
-def test_a_live_device_makes_old_images_whole_again(
-    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, layout: str
-) -> None:
-    """What is said to be unchanged is read where the repository has lost it."""
-    disk = _disk(tmp_path, monkeypatch, layout)
-    backups = Backups(bench.repository, disk)
-    first, wanted = backups.run(chunk=256 << 10).id, disk.contents
-    disk.write(9 * M, b"changed" * 1000)
-    second = backups.run(chunk=256 << 10).id
-    name = pack_of(bench.store, BlobKind.DATA, sha256(disk.contents[2 * M : 2 * M + (256 << 10)]).digest())
-    damage(bench.store, name, kind, 0.3)
-    assert {hit for _, hit, _ in problems(bench.store)} == {tuple(sorted((first, second)))}
-    index_repaired(bench.store)
-    again = Backups(bench.reopened(), disk)
-    again.base = backups.base
-    third = again.run(chunk=256 << 10, changed=())
-    assert third.base == second
-    assert problems(bench.store) == []
-    for number, (backup, contents) in enumerate(((first, wanted), (second, disk.contents), (third.id, disk.contents))):
-        restore_image(bench.reopened(), backup, tmp_path / f"out{number}", progress=Silent())
-        assert (tmp_path / f"out{number}").read_bytes() == contents
-
-
-def _disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layout: str) -> Disk:
-    if layout == "segments":
-        monkeypatch.setattr(image_layout, "ONE_FILE", 8 * M)
-        monkeypatch.setattr(image_layout, "SEGMENT", M)
-        monkeypatch.setattr(image_layout, "GROUP", 8)
-    disk = Disk(tmp_path / "disk", 20 * M)
-    disk.write(M, NOISE[: 3 * M])
-    disk.write(9 * M + 12345, NOISE[4 * M : 4 * M + 100_000])
-    return disk
-
-
 # -- without what is lost ---------------------------------------------------------------------------------------------
 
 
@@ -202,7 +111,7 @@ def test_a_file_that_lost_a_piece_is_left_out_and_its_rest_kept(
     document = bench.document(new)
     assert (document.original, document.time) == (second, bench.document(second).time)
     assert "incomplete" in (document.tags or ())
-    meta = reading.root(_loaded(bench), document).meta
+    meta = reading.root(loaded(bench), document).meta
     assert meta is not None
     assert meta.problems == [f"big: {said}"]
     (tmp_path / "after").mkdir()
@@ -219,12 +128,7 @@ def test_a_file_that_lost_a_piece_is_left_out_and_its_rest_kept(
 
 
 def _pieces(bench: Bench, backup: str, path: bytes) -> list[bytes]:
-    return list(reading.cat(_loaded(bench), backup, path))
-
-
-def _loaded(bench: Bench) -> Repository:
-    bench.repository.load_index()
-    return bench.repository
+    return list(reading.cat(loaded(bench), backup, path))
 
 
 def test_several_losses_leave_the_beginning_and_none_leave_nothing(bench: Bench, source: Path) -> None:
@@ -245,7 +149,7 @@ def test_several_losses_leave_the_beginning_and_none_leave_nothing(bench: Bench,
     assert found.new is not None
     bench.reopened()
     assert b"".join(_pieces(bench, found.new, b"big.partial")) == NOISE[:first]
-    assert [path for path, _ in reading.entries(_loaded(bench), found.new)] == [b"big.partial"]
+    assert [path for path, _ in reading.entries(loaded(bench), found.new)] == [b"big.partial"]
 
 
 @pytest.mark.root
@@ -257,7 +161,7 @@ def test_a_name_that_is_taken_or_too_long(bench: Bench, source: Path) -> None:
     (found,) = repaired(bench.store).backups
     assert found.new is not None
     bench.reopened()
-    names = [path for path, _ in reading.entries(_loaded(bench), found.new)]
+    names = [path for path, _ in reading.entries(loaded(bench), found.new)]
     assert b"big.partial" in names
     assert names in ([b"big.partial"], [b"big.partial", b"big.partial-2"])
     assert b"".join(_pieces(bench, found.new, b"big.partial")) == b"mine"
@@ -266,7 +170,7 @@ def test_a_name_that_is_taken_or_too_long(bench: Bench, source: Path) -> None:
 @pytest.mark.root
 def test_a_directory_that_is_lost_is_empty_and_named(bench: Bench, source: Path, two: tuple[str, str]) -> None:
     _, second = two
-    _loaded(bench)
+    loaded(bench)
     start = reading.root(bench.repository, bench.document(second))
     subtree = reading.find(bench.repository, start, b"d/e")[-1].subtree
     assert subtree is not None
@@ -276,7 +180,7 @@ def test_a_directory_that_is_lost_is_empty_and_named(bench: Bench, source: Path,
     assert [str(problem) for problem in found.lost] == ["d/e: what it held is lost; it is empty now"]
     assert found.new is not None
     bench.reopened()
-    names = [path for path, _ in reading.entries(_loaded(bench), found.new, recursive=True)]
+    names = [path for path, _ in reading.entries(loaded(bench), found.new, recursive=True)]
     assert names == [b"big", b"d", b"d/e", b"d/same", b"new"]
     assert len(bench.repository.snapshots()) == 3, "the other one that is hit was not chosen"
 
@@ -298,7 +202,7 @@ def test_the_old_records_go_with_forget_only(bench: Bench, two: tuple[str, str])
 def test_a_backup_of_which_nothing_is_left(bench: Bench, source: Path) -> None:
     (source / "a").write_bytes(b"a")
     backup = bench.back_up(source).id
-    _loaded(bench)
+    loaded(bench)
     lose(bench.store, BlobKind.TREE, bytes.fromhex(reading.root(bench.repository, bench.document(backup)).subtree))
     (found,) = repaired(bench.store).backups
     assert (found.new, found.nothing_left, found.forgotten) == (None, True, False)
@@ -311,7 +215,7 @@ def test_a_backup_of_which_nothing_is_left(bench: Bench, source: Path) -> None:
 def test_a_lost_manifest_is_made_of_what_the_record_says(bench: Bench, source: Path, tmp_path: Path) -> None:
     (source / "a").write_bytes(NOISE[:M])
     backup = bench.back_up(source, name="wiki").id
-    _loaded(bench)
+    loaded(bench)
     top = {entry.name: entry for entry in reading.load_tree(bench.repository, bench.document(backup).tree)}
     lose(bench.store, BlobKind.DATA, bytes.fromhex((top[b"snapvol.json"].content or [])[0]))
     (found,) = repaired(bench.store, forget=True).backups
@@ -319,7 +223,7 @@ def test_a_lost_manifest_is_made_of_what_the_record_says(bench: Bench, source: P
     assert problems(bench.store) == []
     bench.reopened()
     assert found.new is not None
-    meta = reading.root(_loaded(bench), bench.document(found.new)).meta
+    meta = reading.root(loaded(bench), bench.document(found.new)).meta
     assert meta is not None
     assert (meta.name, meta.id) == ("wiki", "id-of-wiki")
     assert (bench.restore(found.new, tmp_path / "out") / "a").read_bytes() == NOISE[:M]
@@ -338,75 +242,6 @@ def test_an_incremental_backup_on_a_repaired_one_is_whole(bench: Bench, source: 
     assert not (tmp_path / "out/big.partial").exists()
 
 
-# -- images -----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("layout", ["one file", "segments"])
-def test_a_repaired_image_never_looks_whole(
-    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layout: str
-) -> None:
-    """Marked in the list, refused by whatever restores, verified as damaged, and no base of any later backup."""
-    disk = _disk(tmp_path, monkeypatch, layout)
-    backups = Backups(bench.repository, disk)
-    first = backups.run(chunk=256 << 10).id
-    lose(bench.store, BlobKind.DATA, sha256(disk.contents[2 * M : 2 * M + (256 << 10)]).digest())
-    (found,) = repaired(bench.store, forget=True).backups
-    new, said = found.new, f"bytes {2 * M} to {2 * M + (256 << 10) - 1} are lost: {image_layout.LOST}"
-    assert new is not None
-    assert [problem.what for problem in found.lost] == [said]
-    assert problems(bench.store) == []
-    bench.reopened()
-    assert [item.incomplete for item in listed(bench.repository)] == [True]
-    out = tmp_path / "out"
-    with pytest.raises(PartlyRestored, match="are lost: the repository had lost them") as caught:
-        restore_image(bench.repository, new, out, progress=Silent())
-    assert [problem.what for problem in caught.value.result.problems] == [said]
-    zeroed = bytearray(disk.contents)
-    zeroed[2 * M : 2 * M + (256 << 10)] = bytes(256 << 10)
-    assert out.read_bytes() == zeroed
-    assert [problem.what for problem in verify(bench.repository, new, Silent()).problems] == [said]
-    with pytest.raises(Damaged, match=f"piece at byte {2 * M} is lost"):
-        list(reading.cat(_loaded(bench), new, b"image.img"))
-    again = Backups(bench.repository, disk)
-    assert backups.base is not None
-    again.base = type(backups.base)(id=new, source=backups.base.source)
-    later = again.run(chunk=256 << 10, changed=())
-    assert later.base is None
-    restore_image(bench.reopened(), later.id, tmp_path / "later", progress=Silent())
-    assert (tmp_path / "later").read_bytes() == disk.contents
-    assert first not in {identity for identity, _ in bench.repository.snapshots()}
-
-
-def test_what_is_lost_of_a_repaired_image_is_not_forgotten_by_the_next_repair(
-    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A whole segment's list, then a piece elsewhere, then the manifest itself."""
-    disk = _disk(tmp_path, monkeypatch, "segments")
-    backup = Backups(bench.repository, disk).run(chunk=256 << 10).id
-    _loaded(bench)
-    start = reading.root(bench.repository, bench.document(backup))
-    segment = list(image_layout.StoredImage(bench.repository, start.subtree, start.meta).segments())[2]
-    lose(bench.store, BlobKind.TREE, bytes.fromhex(segment.tree))
-    (once,) = repaired(bench.store, forget=True).backups
-    assert [problem.what.split(":")[0] for problem in once.lost] == [f"bytes {2 * M} to {3 * M - 1} are lost"]
-    lose(bench.store, BlobKind.DATA, sha256(disk.contents[M : M + (256 << 10)]).digest())
-    (twice,) = repaired(bench.store, forget=True).backups
-    assert [problem.what.split(":")[0] for problem in twice.lost] == [
-        f"bytes {M} to {M + (256 << 10) - 1} are lost", f"bytes {2 * M} to {3 * M - 1} are lost",
-    ]  # fmt: skip
-    assert twice.new is not None
-    bench.reopened()
-    assert bench.document(twice.new).original == backup
-    _loaded(bench)
-    top = {entry.name: entry for entry in reading.load_tree(bench.repository, bench.document(twice.new).tree)}
-    lose(bench.store, BlobKind.DATA, bytes.fromhex((top[b"snapvol.json"].content or [])[0]))
-    bench.reopened()
-    with pytest.raises(Damaged, match="which pieces of the image are lost is not known any more"):
-        restore_image(bench.repository, twice.new, tmp_path / "out", progress=Silent())
-    (hopeless,) = repaired(bench.store).backups
-    assert (hopeless.new, hopeless.forgotten) == (None, False)
-
-
 # -- what is refused, and what is no loss -----------------------------------------------------------------------------
 
 
@@ -418,7 +253,7 @@ def test_nobody_knows_what_is_lost_before_the_indexes_are_repaired(
     if what == "index":
         damage(store, objects(store, "index/")[0], "delete")
     elif what == "directory":
-        root = reading.root(_loaded(bench), bench.document(second)).subtree
+        root = reading.root(loaded(bench), bench.document(second)).subtree
         spoil(store, BlobKind.TREE, bytes.fromhex(root))
     else:
         name = pack_of(store, BlobKind.DATA, piece(store, second, b"big", 0))
@@ -489,99 +324,6 @@ def test_t28_killed_after_every_operation(bench: Bench, source: Path) -> None:
 def _original(store: MemoryStore, name: str) -> str | None:
     with opened(store) as repository:
         return repository.find_snapshot(name.removeprefix("snapshots/"))[1].original
-
-
-class Chance:
-    """A repository with backups that share some of their files, and two of an image: only copies are damaged."""
-
-    def __init__(self, place: Path) -> None:
-        self.bench = Bench()
-        self.files: dict[str, dict[str, bytes]] = {}
-        chance = random.Random(3)
-        source = place / "chance"
-        (source / "d").mkdir(parents=True)
-        for number in range(4):
-            (source / f"f{number}").write_bytes(chance.randbytes(40_000 + number))
-            (source / f"d/g{number}").write_bytes(chance.randbytes(30_000))
-            if number == 2:
-                (source / "f0").unlink()
-            backup = self.bench.back_up(source, taken=now() - timedelta(days=9 - number)).id
-            self.files[backup] = contents(source)
-        disk = Disk(place / "disk", 2 * M)
-        disk.write(M // 2, chance.randbytes(200_000))
-        backups = Backups(self.bench.repository, disk)
-        self.images = {backups.run(chunk=64 << 10).id: disk.contents}
-        disk.write(M, chance.randbytes(100_000))
-        self.images[backups.run(chunk=64 << 10).id] = disk.contents
-        self.bench.repository.close()
-
-    def copy(self) -> MemoryStore:
-        store = MemoryStore()
-        store.objects = dict(self.bench.store.objects)
-        return store
-
-
-def contents(root: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
-
-
-@pytest.fixture(scope="module")
-def chance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chance]:
-    from snapvol.repository import locks
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(locks, "SETTLE", 0.0)
-        yield Chance(tmp_path_factory.mktemp("chance"))
-
-
-PREFIXES = st.sampled_from(["data/", "index/", "snapshots/"])
-DAMAGES = st.lists(
-    st.tuples(PREFIXES, st.integers(0, 99), st.sampled_from(KINDS), st.floats(0, 1)), min_size=1, max_size=6
-)
-
-
-@given(damages=DAMAGES)
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_t30_whatever_happens_to_it_it_is_sound_afterwards(
-    chance: Chance, tmp_path_factory: pytest.TempPathFactory, damages: list[tuple[str, int, str, float]]
-) -> None:
-    """Check is clean, undamaged backups are untouched and whole, and nothing that looks whole has wrong contents."""
-    store = chance.copy()
-    for prefix, number, kind, place in damages:
-        names = objects(store, prefix)
-        if names and (kind == "delete" or store.objects[names[number % len(names)]]):
-            damage(store, names[number % len(names)], kind, place)
-    index_repaired(store)
-    hit = {backup for _, backups, _ in problems(store) for backup in backups}
-    known = chance.files.keys() | chance.images.keys()
-    there = {backup for backup in known if f"snapshots/{backup}" in store.objects}
-    done = repaired(store, forget=True)
-    assert problems(store) == []
-    untouched = {name.removeprefix("snapshots/") for name in objects(store, "snapshots/")} & known
-    assert there - hit == untouched
-    with opened(store) as repository:
-        made = {item.new: item.backup.id for item in done.backups if item.new is not None}
-        for backup, origin in [*((backup, backup) for backup in untouched), *made.items()]:
-            target = tmp_path_factory.mktemp("out")
-            if origin in chance.images:
-                _assert_image(repository, backup, target / "image", chance.images[origin], whole=origin == backup)
-                continue
-            restore(repository, backup, target, progress=Silent())
-            found = contents(target)
-            whole = {path: data for path, data in found.items() if ".partial" not in path}
-            assert whole.items() <= chance.files[origin].items()
-            assert origin != backup or found == chance.files[origin]
-
-
-def _assert_image(repository: Repository, backup: str, target: Path, wanted: bytes, *, whole: bool) -> None:
-    """An image is restored as it was, or the restore says that it is not."""
-    try:
-        restore_image(repository, backup, target, progress=Silent())
-    except PartlyRestored:
-        assert not whole
-        assert target.read_bytes() != wanted
-    else:
-        assert target.read_bytes() == wanted
 
 
 def test_restic_approves_and_restores_what_is_left(tmp_path: Path, source: Path) -> None:
