@@ -111,7 +111,7 @@ class Access(Struct, frozen=True, kw_only=True):
         return {name: getattr(self, name) for name in self.__struct_fields__ if name not in _HOW}
 
 
-_FILE = click.Path(path_type=Path)
+FILE = click.Path(path_type=Path)
 _OPTIONS = (
     click.option(
         "--repository",
@@ -121,7 +121,7 @@ _OPTIONS = (
     ),
     click.option(
         "--password-file",
-        type=_FILE,
+        type=FILE,
         envvar="SNAPVOL_PASSWORD_FILE",
         metavar="FILE",
         help="Its first line is the password. Asked for without it. [env: SNAPVOL_PASSWORD_FILE]",
@@ -129,8 +129,8 @@ _OPTIONS = (
     click.option("--endpoint", metavar="URL", help="The S3 server; AWS without it."),
     click.option("--region", metavar="NAME", help="The S3 region."),
     click.option("--addressing", type=click.Choice(ADDRESSING), help="How the bucket enters the URL."),
-    click.option("--ca-file", type=_FILE, metavar="FILE", help="Certificates to trust instead of the system's."),
-    click.option("--credentials-file", type=_FILE, metavar="FILE", help="An AWS credentials file."),
+    click.option("--ca-file", type=FILE, metavar="FILE", help="Certificates to trust instead of the system's."),
+    click.option("--credentials-file", type=FILE, metavar="FILE", help="An AWS credentials file."),
     click.option("--profile", metavar="NAME", help="The profile in it."),
     click.option("--no-lock", is_flag=True, help="Write nothing, no lock either: for read-only storage."),
     click.option("--no-cache", is_flag=True, help="Use and keep no copies on this machine."),
@@ -180,6 +180,9 @@ class _Notes(logging.Handler):
 @contextmanager
 def _warnings_shown() -> Iterator[None]:
     log, notes = logging.getLogger("snapvol"), _Notes(logging.WARNING)
+    if any(isinstance(handler, _Notes) for handler in log.handlers):  # of another repository that is open
+        yield
+        return
     log.addHandler(notes)
     propagate, log.propagate = log.propagate, False
     try:

@@ -1,4 +1,4 @@
-"""Repositories: make, check, unlock."""
+"""Repositories: make, unlock, and the group of all that is done with one."""
 
 from __future__ import annotations
 
@@ -9,10 +9,8 @@ import click
 from snapvol.cli import output
 from snapvol.cli.access import Access, access_options, opened, prompted
 from snapvol.cli.command import Entry, Group, command
-from snapvol.cli.parameters import json_option
-from snapvol.cli.progress import Counter, display
 from snapvol.cli.session import Session, pass_session
-from snapvol.errors import Damaged, UsageError
+from snapvol.errors import UsageError
 
 if TYPE_CHECKING:
     from snapvol.settings import RepositorySettings
@@ -75,42 +73,6 @@ def _explain(recovery_key: str, then: str) -> None:
     print(f"or on paper, away from this machine; {then}.")
 
 
-@command(
-    "check",
-    "snapvol repo check",
-    "snapvol repo check --read-data         # reads every byte: takes as long as a restore of everything",
-    exits="0 no damage, 1 damage, 3 no repository, 4 locked by another program, 5 its storage does not answer.",
-)
-@click.option("--read-data", is_flag=True, help="Read and check all contents, not only the structure.")
-@access_options
-@json_option
-@pass_session
-def check(session: Session, access: Access, read_data: bool, as_json: bool) -> None:
-    """Look for damage in a repository, and name the backups that it hits.
-
-    Every backup that is not named restores. Damage of which the live volumes still have the contents is mended by
-    backing them up again.
-    """
-    with opened(session, access) as repository, repository.lock(), display() as shown:
-        report = repository.check(read_data, Counter("check", shown))
-        location = repository.store.location
-    if as_json:
-        output.print_json(report)
-    else:
-        for problem in report.problems:
-            hit = ", ".join(backup[:8] for backup in problem.snapshots_hit)
-            print(output.printable(f"{problem.object}: {problem.what}{f' (in backups {hit})' if hit else ''}"))
-            for file in problem.files:
-                print(output.printable(f"  {file}"))
-    if report.problems:
-        raise Damaged(
-            f"{location}: {output.count(len(report.problems), 'problem')} found",
-            "back the volumes up again, or bring the repository back from a copy",
-        )
-    if not as_json:
-        print(f"{location}: no damage found in {output.count(report.snapshots, 'backup')}")
-
-
 @command("unlock", "snapvol repo unlock", "snapvol repo unlock --all")
 @click.option("--all", "everything", is_flag=True, help="The locks of living holders too: only where none is at work.")
 @access_options
@@ -127,14 +89,16 @@ def unlock(session: Session, access: Access, everything: bool) -> None:
 
 repo = Group(
     "repo",
-    help="Make, check and unlock repositories, and manage their keys.\n\n"
+    help="Make, check, copy, mend and unlock repositories, and manage their keys.\n\n"
     "All of it works without a daemon. Repositories are in restic's format: 'restic prune' frees the space of\n"
     "forgotten backups, 'restic stats' counts.",
     examples=("snapvol repo init", "snapvol repo check", "snapvol repo key ls"),
     sections={
         "Commands": {
             "init": Entry("repositories", "Make a repository and print its recovery key."),
-            "check": Entry("repositories", "Look for damage in a repository, and name the backups that it hits."),
+            "check": Entry("checks", "Look for damage in a repository, and name the backups that it hits."),
+            "copy": Entry("copying", "Copy backups to another repository, which gets only what it does not have."),
+            "repair": Entry("repairs", "Mend a repository in which 'snapvol repo check' found damage."),
             "unlock": Entry("repositories", "Remove locks whose holders are gone."),
             "key": Entry("keys", "Manage the passwords of a repository."),
         }

@@ -23,7 +23,7 @@ from snapvol.model import now
 from snapvol.repository import Repository, SnapshotDocument
 
 CHUNK = 1 << 20
-_SOURCE = "image_source"  # in the summary: so the base is found without reading any manifest
+SOURCE = "image_source"  # in the summary: so the base is found without reading any manifest
 
 
 class ImageBase(Struct, frozen=True, kw_only=True):
@@ -57,7 +57,7 @@ def base_backup(repository: Repository, volume_id: str, source: str, *, host: st
         identity
         for identity, document in repository.snapshots()
         if wanted.issubset(document.tags or ())
-        and (document.summary or {}).get(_SOURCE) == source
+        and (document.summary or {}).get(SOURCE) == source
         and (host is None or document.hostname == host)
     ]
     return ImageBase(id=fitting[-1], source=source) if fitting else None
@@ -164,5 +164,5 @@ def _summary(capture: Capture, image: Image, added: int) -> dict[str, object]:
         "data_added": added,
         "total_files_processed": capture.files,
         "total_bytes_processed": image.size,
-        _SOURCE: image.identity,
+        SOURCE: image.identity,
     }

@@ -64,6 +64,8 @@ class Earlier(Struct, frozen=True, kw_only=True):
                 return useless("it is not an image")
             if meta.source != wanted.source:
                 return useless("it is of another snapshot")
+            if meta.lost:
+                return useless("pieces of it are lost")
             if meta.image.size != wanted.image.size:
                 return useless(f"it has {meta.image.size} bytes, and the volume {wanted.image.size}")
             if meta.image.chunk != wanted.image.chunk:

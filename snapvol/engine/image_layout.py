@@ -35,6 +35,7 @@ SMALLEST_CHUNK = 64 << 10
 LARGEST_CHUNK = 4 << 20
 _CHUNKS = tuple(SMALLEST_CHUNK << power for power in range(7))
 _READ_AHEAD = 16 << 20  # bytes of segments' trees
+LOST = "the repository had lost them when this backup was made anew"
 _ID_BYTES = 67  # a blob's id in a tree, with quotes and comma
 
 
@@ -164,6 +165,7 @@ class StoredImage:
 
     Attributes:
         size: in bytes.
+        lost: spans of bytes that are zeros here and were something else, see `VolumeMeta.lost`.
 
     Raises:
         NotFound: an object is missing.
@@ -173,6 +175,7 @@ class StoredImage:
     def __init__(self, repository: Repository, subtree: str, meta: VolumeMeta | None) -> None:
         self._repository = repository
         self._subtree = subtree
+        self.lost: Sequence[Span] = meta.lost if meta is not None else ()
         self._claimed = meta.image.size if meta is not None and meta.image is not None else None
         (top,) = self._directory(subtree, 1)
         self._groups: list[str] = []

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from snapvol.engine import reading, sparse
-from snapvol.engine.image_layout import StoredImage, lost_parts, zero_id
+from snapvol.engine.image_layout import LOST, StoredImage, lost_parts, zero_id
 from snapvol.engine.manifest import BackupKind
 from snapvol.engine.progress import Problem, Progress
 from snapvol.engine.rebuild import RestoreResult
@@ -158,6 +158,7 @@ class _Spread:
         self.bytes_written = 0
 
     def run(self, image: StoredImage) -> None:
+        self._lost += ((start, end, LOST) for start, end in image.lost)  # they are zeros in the backup
         for segment in image.segments():
             if segment.problem is not None:
                 self._lose(segment.offset, segment.size, segment.problem)

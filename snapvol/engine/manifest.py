@@ -57,6 +57,8 @@ class VolumeMeta(Struct, frozen=True, kw_only=True):
         hooks: the results of what was run before and after.
         kind: what the backup is of: a tree of files, or an image of a block device.
         image: the device, where it is of one.
+        lost: spans of bytes of the image, (start, end), that the repository had lost when this backup was made anew of
+            the rest: they are zeros here, and were something else.
     """
 
     id: str
@@ -77,6 +79,7 @@ class VolumeMeta(Struct, frozen=True, kw_only=True):
     hooks: dict[str, str] = field(default_factory=dict)
     kind: BackupKind = BackupKind.FILES
     image: ImageMeta | None = None
+    lost: list[tuple[int, int]] = field(default_factory=list)
 
 
 def encode(meta: VolumeMeta) -> bytes:

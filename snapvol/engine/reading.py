@@ -12,6 +12,7 @@ from snapvol.engine.image_layout import StoredImage
 from snapvol.engine.manifest import BackupKind, VolumeMeta
 from snapvol.engine.node import Kind, Node
 from snapvol.engine.progress import shown
+from snapvol.engine.ranges import within
 from snapvol.errors import Damaged, NotFound, UsageError
 from snapvol.repository import BlobKind, Repository, SnapshotDocument
 
@@ -76,7 +77,8 @@ def root(repository: Repository, document: SnapshotDocument) -> Root:
 
     Raises:
         NotFound: an object is missing.
-        Damaged: an object is damaged, or a backup with our tag is not laid out as ours are.
+        Damaged: an object is damaged, a backup with our tag is not laid out as ours are, or it is what is left of an
+            image and what is not left is not known.
     """
     top = _top(repository, document.tree)
     tags = document.tags or ()
@@ -88,6 +90,8 @@ def root(repository: Repository, document: SnapshotDocument) -> Root:
     try:
         meta = _meta(repository, top[manifest.FILE])
     except Unreadable as error:
+        if IMAGE in tags and INCOMPLETE in tags:
+            raise Damaged(f"which pieces of the image are lost is not known any more: {error.message}") from None
         kind = BackupKind.IMAGE if IMAGE in tags else BackupKind.FILES
         return Root(subtree=tree.subtree or "", node=tree, kind=kind, lost=error.message)
     return Root(subtree=tree.subtree or "", node=tree, meta=meta, kind=meta.kind)
@@ -224,6 +228,8 @@ def _image_pieces(repository: Repository, image: StoredImage) -> Iterator[bytes]
         if segment.problem is not None:
             raise Damaged(f"the image's bytes from {segment.offset} on are lost: {segment.problem}")
         for offset, length, blob in segment.pieces():
+            if within(image.lost, offset, offset + length):
+                raise Damaged(f"the image's piece at byte {offset} is lost: {image_layout.LOST}")
             if blob == image_layout.zero_id(length):
                 yield zeros(length)
                 continue

@@ -110,10 +110,12 @@ def _announce(progress: Progress, summary: dict[str, object] | None, found: list
 
 
 def _with_loss(result: RestoreResult, start: reading.Root) -> RestoreResult:
-    """Return the result, with a note where nothing but the files is known of the volume any more (T30)."""
-    if start.lost is None:
-        return result
-    return msgspec.structs.replace(result, notes=[*result.notes, f"{LOST_META}: {start.lost}"])
+    """Return the result, with a note of what the backup itself does not have (T26, T30)."""
+    notes = [f"{LOST_META}: {start.lost}"] if start.lost is not None else []
+    if start.meta is not None and start.meta.problems:
+        first, more = start.meta.problems[0], len(start.meta.problems) - 1
+        notes.append(f"the backup is incomplete: {first}{f', and {more} more like this' if more else ''}")
+    return msgspec.structs.replace(result, notes=[*result.notes, *notes]) if notes else result
 
 
 def checked(result: RestoreResult, backup: str, rest: str = "the other files are in place") -> RestoreResult:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from msgspec import Struct
 
 from snapvol.engine import manifest, reading
-from snapvol.engine.image_layout import StoredImage, lost_parts
+from snapvol.engine.image_layout import LOST, StoredImage, lost_parts
 from snapvol.engine.manifest import BackupKind
 from snapvol.engine.node import Kind, Node
 from snapvol.engine.progress import Problem, Progress, shown
@@ -174,7 +174,7 @@ class _Check:
 
     def _name_parts(self, image: StoredImage) -> None:
         """Say what is lost of the image by its bytes: whatever is in them, no name tells."""
-        lost: list[tuple[int, int, str]] = []
+        lost = [(start, end, LOST) for start, end in image.lost]
         for segment in image.segments():
             if segment.problem is not None:
                 lost.append((segment.offset, segment.offset + segment.size, segment.problem))

@@ -12,6 +12,7 @@ from snapvol.repository.ids import BlobKind, pack_name, parse_id
 from snapvol.repository.index import BlobIndex, Location, index_files
 from snapvol.repository.packs import PackedBlob, header_length, parse_header
 from snapvol.repository.parallel import mapped
+from snapvol.repository.portions import Pack, Portion
 from snapvol.repository.reader import Reader
 from snapvol.repository.sealing import MasterKey
 from snapvol.repository.snapshots import SnapshotDocument
@@ -23,15 +24,15 @@ _PACKS_AHEAD = 2
 _SNAPSHOTS_AHEAD = 8
 
 
-def check(store: Store, key: MasterKey, read_data: bool, progress: CheckProgress | None) -> CheckReport:
+def check(store: Store, key: MasterKey, portion: Portion | None, progress: CheckProgress | None) -> CheckReport:
     """Look at everything and return what is wrong; see `Repository.check`."""
     progress = progress or NoProgress()
     checker = _Checker(store, key, progress)
     roots = checker.snapshots()  # before the indexes: what they need is indexed by then
     checker.load_indexes()
     whole, unused = checker.compare_packs()
-    if read_data:
-        checker.read_packs(whole)
+    if portion is not None:
+        checker.read_packs(portion, whole)
     trees = Trees(checker.reader, checker.findings, checker.loss, progress)
     trees.walk(roots)
     return CheckReport(
@@ -40,6 +41,7 @@ def check(store: Store, key: MasterKey, read_data: bool, progress: CheckProgress
         packs=len(checker.index.packs()),
         blobs=len(checker.index),
         bytes_read=checker.bytes_read,
+        packs_read=checker.packs_read,
         unused_packs=unused,
     )
 
@@ -49,7 +51,7 @@ class _Checker:
         self.index = BlobIndex()
         self.reader = Reader(store, key, self.index)
         self.findings = Findings()
-        self.bytes_read = 0
+        self.bytes_read = self.packs_read = 0
         self._store = store
         self._key = key
         self._progress = progress
@@ -77,10 +79,10 @@ class _Checker:
             for pack, blobs in found:
                 self.index.add(pack, blobs)
 
-    def compare_packs(self) -> tuple[list[tuple[bytes, int, int]], int]:
-        """Compare indexes and packs; return those to read (id, bytes, blobs) and how many no index names."""
+    def compare_packs(self) -> tuple[list[Pack], int]:
+        """Compare indexes and packs; return those that can be read, and how many no index names."""
         present = {bytes.fromhex(entry.name[-64:]): entry.size for entry in self._store.list("data/")}
-        there: list[tuple[bytes, int, int]] = []
+        there: list[Pack] = []
         for pack, expected, blobs in self.index.expected():
             size = present.pop(pack, None)
             if size is None:
@@ -90,14 +92,17 @@ class _Checker:
             elif size != expected:
                 self._spoilt(pack, f"has {size} bytes, but the indexes tell of {expected}")
             else:
-                there.append((pack, size, blobs))
+                there.append(Pack(pack, size, blobs))
         return there, len(present)
 
-    def read_packs(self, packs: list[tuple[bytes, int, int]]) -> None:
+    def read_packs(self, portion: Portion, packs: list[Pack]) -> None:
         """Read packs whole and check their names, their headers, and every blob that an index places in them."""
-        self._progress.total(len(packs), sum(size for _, size, _ in packs))
-        for size in mapped(self._read_pack, packs, _PACKS_AHEAD):
+        chosen = portion.choose(packs)
+        self._progress.total(len(chosen), sum(pack.size for pack in chosen))
+        for pack, size in zip(chosen, mapped(self._read_pack, chosen, _PACKS_AHEAD), strict=True):
             self.bytes_read += size
+            self.packs_read += 1
+            portion.noted(pack.id, not self.findings.knows(pack_name(pack.id)))
             self._progress.advance(size, 1)
             self._progress.cancelled()
 
@@ -130,7 +135,7 @@ class _Checker:
         self._bad_packs.add(pack)
         self.findings.add(pack_name(pack), what)
 
-    def _read_pack(self, pack: tuple[bytes, int, int]) -> int:
+    def _read_pack(self, pack: Pack) -> int:
         identity, size, count = pack
         name = pack_name(identity)
         if size > LARGEST_PACK:

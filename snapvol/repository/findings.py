@@ -61,6 +61,7 @@ class CheckReport(Struct, frozen=True, kw_only=True):
         blobs: that indexes name.
         bytes_read: of packs, where they were read.
         unused_packs: packs that no index names: killed runs left them; harmless, and gone after a prune.
+        packs_read: how many packs were read whole.
     """
 
     problems: list[Problem]
@@ -69,6 +70,7 @@ class CheckReport(Struct, frozen=True, kw_only=True):
     blobs: int
     bytes_read: int
     unused_packs: int
+    packs_read: int = 0
 
 
 class Findings:
@@ -83,6 +85,10 @@ class Findings:
         """Note what is wrong with an object, unless something is already; return its name."""
         self._what.setdefault(name, what)
         return name
+
+    def knows(self, name: str) -> bool:
+        """Say whether something is wrong with an object."""
+        return name in self._what
 
     def hit(self, name: str, snapshot: str, path: str = "") -> None:
         """Note that a snapshot needs the object, for the file ``path`` in it."""

@@ -22,6 +22,13 @@ from snapvol.repository.loading import IndexLoader
 from snapvol.repository.locks import Lock, NoLock
 from snapvol.repository.parallel import mapped
 from snapvol.repository.piece_cache import PieceCache
+from snapvol.repository.findings import CheckProgress, CheckReport, NoProgress
+from snapvol.repository.ids import BlobKind
+from snapvol.repository.index import BlobIndex, Location, index_files
+from snapvol.repository.index_repair import IndexRepair, IndexSurvey, repair_index
+from snapvol.repository.locks import Lock, NoLock
+from snapvol.repository.parallel import mapped
+from snapvol.repository.portions import Everything, Portion
 from snapvol.repository.reader import IN_FLIGHT, Loss, Reader
 from snapvol.repository.sealing import MasterKey
 from snapvol.repository.snapshots import SnapshotDocument
@@ -41,6 +48,7 @@ class Repository:
         store: where it lies.
         id: its identity, in hexadecimal.
         key_id: the key file by which it was opened.
+        chunker_polynomial: by which stock clients cut files, in hexadecimal.
         damaged_indexes: after `load_index`: the names of those that cannot be read, and why.
         damaged_snapshots: after `snapshots`: the ids of those that cannot be read, and why.
     """
@@ -57,6 +65,7 @@ class Repository:
         self.store = store
         self.id = settings.id
         self.key_id = key_id
+        self.chunker_polynomial = settings.chunker_polynomial
         self.damaged_indexes: list[tuple[str, Damaged]] = []
         self.damaged_snapshots: list[tuple[str, Damaged]] = []
         self._key = key
@@ -311,19 +320,34 @@ class Repository:
         """Remove stale locks, or all of them; return how many."""
         return locks.remove(self.store, self._key, everything=remove_all)
 
-    def check(self, read_data: bool = False, progress: CheckProgress | None = None) -> CheckReport:
+    def check(self, read_data: bool | Portion = False, progress: CheckProgress | None = None) -> CheckReport:
         """Find everything that is wrong, and which backups and files it hits; nothing is changed.
 
         Args:
-            read_data: whether to read every pack, not only the indexes, snapshots and trees.
+            read_data: whether to read every pack, or which, not only the indexes, snapshots and trees.
             progress: told what is done.
 
         Raises:
             RepositoryUnreachable: the repository could not be read to its end.
             RepositoryLocked: somebody deletes from it.
         """
+        portion = (Everything() if read_data else None) if isinstance(read_data, bool) else read_data
         with nullcontext() if self._lock else self.lock():
-            return check(self.store, self._key, read_data, progress)
+            return check(self.store, self._key, portion, progress)
+
+    def repair_index(
+        self, *, read_data: bool = False, dry_run: bool = False, progress: CheckProgress | None = None
+    ) -> IndexRepair:
+        """See `index_repair.repair_index`. What this repository has in memory is not true any more: open it anew.
+
+        Raises:
+            RepositoryUnreachable: something could not be read; nothing was changed.
+            RepositoryLocked: somebody else uses the repository.
+        """
+        own = self._lock if self._lock is not None and self._lock.exclusive else None
+        with nullcontext(own) if own is not None else self.lock(exclusive=True) as lock:
+            survey = IndexSurvey(self.store, self._key, self._listed, progress or NoProgress())
+            return repair_index(survey, lock, self._writer.tuning, read_data=read_data, dry_run=dry_run)
 
     def add_key(self, password: str, *, cost: keys.Cost | None = None) -> str:
         """Let another password open the repository; return its key's id.

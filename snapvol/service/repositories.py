@@ -212,7 +212,7 @@ def write_notes(settings: Settings, name: str, record: Notes) -> None:
     """Remember ``record`` of repository ``name``."""
     path = _notes_file(settings, name)
     path.parent.mkdir(parents=True, exist_ok=True)
-    _write_durably(path, msgspec.json.format(msgspec.json.encode(record)) + b"\n", os.replace)
+    write_durably(path, msgspec.json.format(msgspec.json.encode(record)) + b"\n", os.replace)
 
 
 def _notes_file(settings: Settings, name: str) -> Path:
@@ -227,14 +227,14 @@ def _ensure_password(name: str, settings: RepositorySettings) -> bool:
         assert settings.password_file is not None
         settings.password_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
-            _write_durably(settings.password_file, secrets.token_urlsafe(32).encode() + b"\n", os.link)
+            write_durably(settings.password_file, secrets.token_urlsafe(32).encode() + b"\n", os.link)
         except FileExistsError:
             return False  # somebody was quicker
         return True
     return False
 
 
-def _write_durably(path: Path, data: bytes, place: Callable[[Path, Path], None]) -> None:
+def write_durably(path: Path, data: bytes, place: Callable[[Path, Path], None]) -> None:
     """Write ``data``, mode 0600, under another name, and ``place`` it: replacing what is there, or failing."""
     beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
