@@ -127,14 +127,14 @@ def unlock(session: Session, access: Access, everything: bool) -> None:
 
 repo = Group(
     "repo",
-    help="Make, check and unlock repositories, and manage their keys.\n\n"
-    "All of it works without a daemon. Repositories are in restic's format: 'restic prune' frees the space of\n"
-    "forgotten backups, 'restic stats' counts.",
-    examples=("snapvol repo init", "snapvol repo check", "snapvol repo key ls"),
+    help="Make, check, prune and unlock repositories, and manage their keys.\n\n"
+    "All of it works without a daemon. Repositories are in restic's format: stock restic can do the same to them.",
+    examples=("snapvol repo init", "snapvol repo check", "snapvol repo prune --dry-run"),
     sections={
         "Commands": {
             "init": Entry("repositories", "Make a repository and print its recovery key."),
             "check": Entry("repositories", "Look for damage in a repository, and name the backups that it hits."),
+            "prune": Entry("pruning", "Free the space of what no backup needs any more."),
             "unlock": Entry("repositories", "Remove locks whose holders are gone."),
             "key": Entry("keys", "Manage the passwords of a repository."),
         }

@@ -68,7 +68,7 @@ class Packer:
         self.blobs: list[PackedBlob] = []
         self._bytes = bytearray()
 
-    def add(self, blob: bytes, sealed: bytes, plain: int) -> None:
+    def add(self, blob: bytes, sealed: Buffer, plain: int) -> None:
         """Append a sealed blob; ``plain`` as in `PackedBlob`."""
         self.blobs.append(PackedBlob(blob, self.kind, len(self._bytes), len(sealed), plain))
         self._bytes += sealed

@@ -10,11 +10,13 @@ from types import TracebackType
 from snapvol.errors import AlreadyExists, Damaged, NotFound, RepositoryUnreachable, UsageError
 from snapvol.repository import config, keys, locks, unpacked
 from snapvol.repository.check import check
-from snapvol.repository.findings import CheckProgress, CheckReport
+from snapvol.repository.findings import CheckProgress, CheckReport, NoProgress
 from snapvol.repository.ids import BlobKind
 from snapvol.repository.index import BlobIndex, Location, index_files
 from snapvol.repository.locks import Lock, NoLock
 from snapvol.repository.parallel import mapped
+from snapvol.repository.plan import Limits
+from snapvol.repository.prune import Outcome, Pruner
 from snapvol.repository.reader import IN_FLIGHT, Loss, Reader
 from snapvol.repository.sealing import MasterKey
 from snapvol.repository.snapshots import SnapshotDocument
@@ -307,6 +309,13 @@ class Repository:
         """
         with nullcontext() if self._lock else self.lock():
             return check(self.store, self._key, read_data, progress)
+
+    def prune(
+        self, limits: Limits, *, dry_run: bool, wait: float = 0.0, progress: CheckProgress | None = None
+    ) -> Outcome:
+        """See `Pruner.run`. What this object knows of indexes is old afterwards."""
+        pruner = Pruner(self, self._key, self._writer.tuning, progress or NoProgress())
+        return pruner.run(limits, dry_run=dry_run, wait=wait)
 
     def add_key(self, password: str, *, cost: keys.Cost | None = None) -> str:
         """Let another password open the repository; return its key's id.

@@ -18,7 +18,7 @@ from snapvol.repository.ids import BlobKind, pack_name
 from snapvol.repository.index import MOST_IN_FILE, BlobIndex, index_file
 from snapvol.repository.packs import TARGET, PackedBlob, Packer, largest
 from snapvol.repository.sealing import MasterKey
-from snapvol.stores.base import Store
+from snapvol.stores.base import Buffer, Store
 
 log = logging.getLogger(__name__)
 
@@ -96,6 +96,21 @@ class Writer:
         except BaseException as error:
             self._fail(error)
             raise
+        self.copy(kind, blob, sealed, plain)
+        return blob, True
+
+    def copy(self, kind: BlobKind, blob: bytes, sealed: Buffer, plain: int) -> None:
+        """Add a blob as it is stored elsewhere in this repository, whether it is known or not.
+
+        Args:
+            kind: what it is.
+            blob: its id.
+            sealed: its stored bytes, which the caller has opened and found to be whole.
+            plain: as in `PackedBlob`.
+
+        Raises:
+            SnapvolError: an earlier upload failed.
+        """
         with self._mutex:
             packer = self._open.get(kind)
             if packer is None:
@@ -104,7 +119,6 @@ class Writer:
             full = self._open.pop(kind) if packer.full(self.tuning.pack_size) else None
         if full is not None:
             self._submit(full)
-        return blob, True
 
     def take_in(self, packs: Iterable[tuple[bytes, Sequence[PackedBlob]]]) -> None:
         """Make packs that lie in the store without an index known; the next index lists them."""
