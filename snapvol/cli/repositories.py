@@ -135,6 +135,7 @@ repo = Group(
             "init": Entry("repositories", "Make a repository and print its recovery key."),
             "check": Entry("repositories", "Look for damage in a repository, and name the backups that it hits."),
             "prune": Entry("pruning", "Free the space of what no backup needs any more."),
+            "stats": Entry("statistics", "Show what the space of a repository goes to."),
             "unlock": Entry("repositories", "Remove locks whose holders are gone."),
             "key": Entry("keys", "Manage the passwords of a repository."),
         }

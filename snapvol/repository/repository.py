@@ -20,6 +20,7 @@ from snapvol.repository.prune import Outcome, Pruner
 from snapvol.repository.reader import IN_FLIGHT, Loss, Reader
 from snapvol.repository.sealing import MasterKey
 from snapvol.repository.snapshots import SnapshotDocument
+from snapvol.repository.stats import Measure
 from snapvol.repository.strays import taken_in
 from snapvol.repository.writer import Tuning, Writer
 from snapvol.stores.base import CONFIG, Entry, Store, is_name
@@ -316,6 +317,10 @@ class Repository:
         """See `Pruner.run`. What this object knows of indexes is old afterwards."""
         pruner = Pruner(self, self._key, self._writer.tuning, progress or NoProgress())
         return pruner.run(limits, dry_run=dry_run, wait=wait)
+
+    def measure(self, progress: CheckProgress | None = None) -> Measure:
+        """Return what counts this repository's bytes; to be used under a lock, after `snapshots`."""
+        return Measure(self.store, self._key, progress or NoProgress())
 
     def add_key(self, password: str, *, cost: keys.Cost | None = None) -> str:
         """Let another password open the repository; return its key's id.

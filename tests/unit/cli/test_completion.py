@@ -39,7 +39,7 @@ def completed(*words: str, incomplete: str = "") -> list[str]:
 
 def test_commands() -> None:
     assert completed(incomplete="sn") == ["snapshot", "snapshots"]
-    assert completed("repo", incomplete="") == ["init", "check", "prune", "unlock", "key"]
+    assert completed("repo", incomplete="") == ["init", "check", "prune", "stats", "unlock", "key"]
     assert completed("repo", "key", incomplete="c") == ["confirm"]
     assert "--dry-run" in completed("rm", incomplete="--")
 
