@@ -242,14 +242,16 @@ class Pruner:
         """
         deadline = time.monotonic() + wait
         while True:
+            # Looked at before the lock is taken, which for a moment keeps all others from beginning.
+            while self._watch.others() and time.monotonic() < deadline:
+                self._progress.cancelled()
+                time.sleep(min(PAUSE, max(0.0, deadline - time.monotonic())))
             with self._host.lock(exclusive=True, wait=max(0.0, deadline - time.monotonic())) as lock:
                 if not self._watch.others(lock):
                     yield lock
                     return
                 if time.monotonic() >= deadline:
                     self._watch.refuse_others(lock)
-            time.sleep(min(PAUSE, max(0.0, deadline - time.monotonic())))
-            self._progress.cancelled()
 
     def _finish(self, lock: Lock, figures: Figures) -> Outcome:
         """Look at what is new, then let go of what nobody needs: out of the indexes first, then the packs."""

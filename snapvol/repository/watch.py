@@ -40,16 +40,17 @@ class Watch:
         self._first_seen = {name: self._first_seen.get(name, at) for name, _ in found}
         return found
 
-    def others(self, own: Lock) -> list[tuple[str, LockDocument | None]]:
+    def others(self, own: Lock | None = None) -> list[tuple[str, LockDocument | None]]:
         """Return all locks but ``own`` that are not known to be a dead one's.
 
         Raises:
             RepositoryLocked: ``own`` is late or gone.
         """
-        names = {own.id}
+        names = set() if own is None else {own.id}
         found = self.look()
-        own.check()  # waits for a refresh that is under way, which writes a lock of another name
-        names.add(own.id)
+        if own is not None:
+            own.check()  # waits for a refresh that is under way, which writes a lock of another name
+            names.add(own.id)
         quiet = self._clock() - QUIET
         recent = [(name, lock) for name, lock in found if name not in names and self._first_seen[name] > quiet]
         return [(name, lock) for name, lock in recent if lock is None or not locks.is_dead(lock)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,7 +23,8 @@ from snapvol.stores.base import Store
 from snapvol.stores.local import LocalStore
 from snapvol.stores.memory import MemoryStore
 from support.faults import Faulty
-from support.repositories import SMALL, approved, back_up, backed_up, opened, restic, restored, sample
+from support.process import Server
+from support.repositories import PASSWORD, SMALL, approved, back_up, backed_up, opened, restic, restored, sample
 
 ALL = Limits(unused_share=0.0)
 Action = Callable[[], object]
@@ -247,6 +249,55 @@ def test_a_backup_forgotten_between(memory: MemoryStore) -> None:
     assert held(memory) == kept
     assert prune(memory).packs_deleted > 0
     assert held(memory) == kept
+
+
+def test_strays_that_a_backup_takes_in_between(memory: MemoryStore) -> None:
+    """No index named them when the prune looked, and one does when it deletes."""
+    kept = half_forgotten(memory)
+    strays = sample(60, seed=7)
+    with opened(memory) as repository:
+        for blob in strays:
+            repository.add(BlobKind.DATA, blob)
+
+    def between() -> None:
+        before = len(list(memory.list("data/")))
+        kept[backed_up(memory, strays[:40])] = strays[:40]
+        assert len(list(memory.list("data/"))) <= before + 2
+
+    assert prune(interrupted(memory, between)).plan.packs_unreferenced > 0
+    assert held(memory) == kept
+
+
+def test_a_restic_that_began_before(local: LocalStore, path: Path, tmp_path: Path) -> None:
+    """It read the indexes long ago, and is done between the two parts, with data that was to go."""
+    data = b"".join(sample(20, size=50_000))
+    file = tmp_path / "data"
+    file.write_bytes(data)
+    restic(path, "backup", file)
+    local.delete([entry.name for entry in local.list("snapshots/")])
+    kept = half_forgotten(local)
+    reading, writing = os.pipe()
+    argv: list[str | Path] = ["restic", "--no-cache", "-r", path, "backup", "--stdin", "--stdin-filename", "data"]
+    backup = Server(argv, tmp_path / "log", {"RESTIC_PASSWORD": PASSWORD}, stdin=reading)
+    os.close(reading)
+
+    def finish() -> None:
+        with os.fdopen(writing, "wb") as pipe:
+            pipe.write(data)
+        assert backup.wait(60) == 0, backup.output()
+
+    try:
+        backup.ready(lambda: "lock" in backup.output() or bool(list(local.list("locks/"))))
+        time.sleep(1)  # it reads the indexes
+        with pytest.raises(RepositoryLocked, match=f"locked by process {backup.pid}"):
+            prune(local)
+        assert prune(interrupted(local, finish)).packs_spared > 0
+    finally:
+        backup.stop()
+    approved(path)
+    restic(path, "restore", "latest", "--path", "/data", "--target", tmp_path / "target")
+    assert (tmp_path / "target/data").read_bytes() == data
+    assert len(kept) == 1
 
 
 # -- clocks ---------------------------------------------------------------------------------------------------------
