@@ -79,9 +79,13 @@ class Usage:
         if slot < 0:
             raise NotFound(f"{kind} blob {blob.hex()[:12]} is in no index")
         flags = self._flags[kind].get(blob[:2])
-        if flags is not None and slot < len(flags) and flags[slot] & _NEEDED:
+        if flags is None:
+            flags = self._flags[kind][blob[:2]] = bytearray()
+        if slot >= len(flags):
+            flags.extend(bytes(slot + 1 - len(flags)))
+        elif flags[slot] & _NEEDED:
             return False
-        self._set(kind, blob[:2], slot, _NEEDED)
+        flags[slot] |= _NEEDED
         return True
 
     def weigh(self, absent: Container[int]) -> Weights:
@@ -99,6 +103,7 @@ class Usage:
             copies = _copied(records)
             if copies:
                 several.append((kind, prefix))
+            marked = bytearray(flags)
             for slot, (record, flag) in enumerate(zip(records, flags, strict=True)):
                 if not flag & _NEEDED:
                     if record[0] not in copies:
@@ -107,7 +112,8 @@ class Usage:
                     if record[1] in absent:
                         raise self._lost(kind, record)
                     weights.stays(kind, record)
-                    self._set(kind, prefix, slot, _KEPT)
+                    marked[slot] |= _KEPT
+            self._flags[kind][prefix] = marked
         # The others come last: each stays where most needed blobs are, so that whole packs can go.
         for kind, prefix in several:
             self._weigh_copies(kind, prefix, weights, absent)
@@ -168,7 +174,7 @@ class Usage:
 
     def _weigh_copies(self, kind: BlobKind, prefix: bytes, weights: Weights, absent: Container[int]) -> None:
         records, flags = self._bucket(kind, prefix)
-        for blob, slots in _copied(records).items():
+        for slots in _copied(records).values():
             if not any(flags[slot] & _NEEDED for slot in slots):
                 for slot in slots:
                     weights.goes(kind, records[slot])
@@ -180,7 +186,7 @@ class Usage:
             for slot in slots:
                 if slot == best:
                     weights.stays(kind, records[slot])
-                    self._set(kind, blob[:2], slot, _KEPT)
+                    self._flags[kind][prefix][slot] |= _KEPT
                 else:
                     weights.goes(kind, records[slot], duplicate=True)
 
@@ -195,12 +201,6 @@ class Usage:
 
     def _padded(self, kind: BlobKind, prefix: bytes, count: int) -> bytes:
         return bytes(self._flags[kind].get(prefix, b"")).ljust(count, b"\0")
-
-    def _set(self, kind: BlobKind, prefix: bytes, slot: int, flag: int) -> None:
-        flags = self._flags[kind].setdefault(prefix, bytearray())
-        if slot >= len(flags):
-            flags.extend(bytes(slot + 1 - len(flags)))
-        flags[slot] |= flag
 
     def _lost(self, kind: BlobKind, record: Record) -> Damaged:
         name = pack_name(self._index.pack_id(record[1]))
