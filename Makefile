@@ -46,7 +46,7 @@ GUEST_OF_test-zfs := uml qemu kernel
 bench: ## figures against restic and for plugin calls, ten minutes (root)
 	@packaging/vm/packages python judge
 	@packaging/vm/venv .venv dev
-	@for figures in startup plugin backup image; do .venv/bin/python bench/$$figures.py || exit 1; done
+	@for figures in startup plugin backup image prune; do .venv/bin/python bench/$$figures.py || exit 1; done
 
 install: ## into /opt/snapvol, with the systemd units (root)
 	@packaging/vm/packages python

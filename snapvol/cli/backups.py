@@ -186,12 +186,14 @@ def forget(
     """Take backups out of their repository.
 
     Each BACKUP is an ID, or the beginning of one. Asks before it does, or needs --yes where nobody can be asked. The
-    newest complete backup of a volume is refused without --force. The space is freed by 'restic prune'. Works without
-    a daemon.
+    newest complete backup of a volume is refused without --force. The space is freed by 'snapvol repo prune'.
+    Works without a daemon.
     """
     if not dry_run and not yes:
         output.confirm(_forget(session, access, chosen, dry_run=True, force=force), "forgetting backups")
     output.plan(_forget(session, access, chosen, dry_run=dry_run, force=force), as_json=as_json)
+    if not dry_run:
+        output.note("what only they needed stays until: snapvol repo prune")
 
 
 def _forget(session: Session, access: Access, chosen: tuple[str, ...], *, dry_run: bool, force: bool) -> Plan:

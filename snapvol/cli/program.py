@@ -47,7 +47,7 @@ SECTIONS = {
         "cat": Entry("contents", "Write a file of a backup to standard output."),
         "verify": Entry("backups", "Read backups whole and check every byte."),
         "forget": Entry("backups", "Take backups out of their repository."),
-        "repo": Entry("repositories", "Make, check, copy, mend and unlock repositories, and manage their keys."),
+        "repo": Entry("repositories", "Make, check, prune, copy, mend and unlock repositories, and manage their keys."),
     },
     "Trash": {
         "trash": Entry("trash", "List the removed volumes that can still be brought back."),

@@ -89,14 +89,15 @@ def unlock(session: Session, access: Access, everything: bool) -> None:
 
 repo = Group(
     "repo",
-    help="Make, check, copy, mend and unlock repositories, and manage their keys.\n\n"
-    "All of it works without a daemon. Repositories are in restic's format: 'restic prune' frees the space of\n"
-    "forgotten backups, 'restic stats' counts.",
-    examples=("snapvol repo init", "snapvol repo check", "snapvol repo key ls"),
+    help="Make, check, prune, copy, mend and unlock repositories, and manage their keys.\n\n"
+    "All of it works without a daemon. Repositories are in restic's format: stock restic can do the same to them.",
+    examples=("snapvol repo init", "snapvol repo check", "snapvol repo prune --dry-run"),
     sections={
         "Commands": {
             "init": Entry("repositories", "Make a repository and print its recovery key."),
             "check": Entry("checks", "Look for damage in a repository, and name the backups that it hits."),
+            "prune": Entry("pruning", "Free the space of what no backup needs any more."),
+            "stats": Entry("statistics", "Show what the space of a repository goes to."),
             "copy": Entry("copying", "Copy backups to another repository, which gets only what it does not have."),
             "repair": Entry("repairs", "Mend a repository in which 'snapvol repo check' found damage."),
             "unlock": Entry("repositories", "Remove locks whose holders are gone."),

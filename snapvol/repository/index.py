@@ -20,6 +20,7 @@ MOST_IN_FILE = MOST_BLOBS + 8192  # blobs per index file: at 165 bytes of JSON e
 _AHEAD = 4  # index files that are fetched and decompressed while one is entered
 
 RECORD = Layout("<32sIIII")  # id, number of the pack, offset, stored length, plain length (0: uncompressed)
+Record = tuple[bytes, int, int, int, int]  # the same, unpacked
 Buckets = dict[bytes, bytearray]  # first two bytes of blobs' ids → records
 
 
@@ -49,7 +50,9 @@ class _IndexedBlob(Struct, omit_defaults=True, gc=False):
     uncompressed_length: int = 0
 
 
-class _IndexedPack(Struct, gc=False):
+class IndexedPack(Struct, gc=False):
+    """A pack as an index lists it: its id in hexadecimal, and its blobs."""
+
     id: str
     blobs: list[_IndexedBlob]
 
@@ -62,7 +65,7 @@ class IndexFile(Struct, omit_defaults=True):
         supersedes: ids of indexes that this one replaces.
     """
 
-    packs: list[_IndexedPack] | None
+    packs: list[IndexedPack] | None
     supersedes: list[str] | None = None
 
 
@@ -70,7 +73,7 @@ def index_file(packs: Iterable[tuple[bytes, Sequence[PackedBlob]]]) -> IndexFile
     """Return the index that lists ``packs``."""
     return IndexFile(
         [
-            _IndexedPack(pack.hex(), [_IndexedBlob(b.id.hex(), b.kind, b.offset, b.length, b.plain) for b in blobs])
+            IndexedPack(pack.hex(), [_IndexedBlob(b.id.hex(), b.kind, b.offset, b.length, b.plain) for b in blobs])
             for pack, blobs in packs
         ]
     )
@@ -234,6 +237,21 @@ class BlobIndex:
                     sizes[number] += length + entry_size(plain)
                     counts[number] += 1
         return list(zip(self._packs, sizes, counts, strict=True))
+
+    def slot(self, kind: BlobKind, blob: bytes) -> int:
+        """Return which record of its bucket is the first of ``blob``, or -1; see `slots`."""
+        bucket = self._buckets[kind].get(blob[:2])
+        at = -1 if bucket is None else _find(bucket, blob, 0)
+        return at // RECORD.size if at >= 0 else -1
+
+    def slots(self, kind: BlobKind) -> Iterator[tuple[bytes, list[Record]]]:
+        """Yield the buckets: the first two bytes of the ids in it, and its records. A record never leaves its place."""
+        for prefix in list(self._buckets[kind]):
+            yield prefix, self.bucket(kind, prefix)
+
+    def bucket(self, kind: BlobKind, prefix: bytes) -> list[Record]:
+        """Return one of the buckets that `slots` yields."""
+        return list(RECORD.iter_unpack(bytes(self._buckets[kind][prefix])))
 
 
 def _find(bucket: bytearray, start: bytes, at: int) -> int:

@@ -251,8 +251,11 @@ def others(store: Store, key: MasterKey, own: str = "") -> Iterator[tuple[str, L
 
 def is_stale(lock: LockDocument, clocks: Clocks) -> bool:
     """Say whether the holder of ``lock`` cannot be at work: silent for half an hour, or dead on this machine."""
-    if clocks.now() - lock.time > STALE:
-        return True
+    return clocks.now() - lock.time > STALE or is_dead(lock)
+
+
+def is_dead(lock: LockDocument) -> bool:
+    """Say whether the holder of ``lock`` was a process on this machine that has ended: no clock can make this wrong."""
     if lock.hostname != socket.gethostname():
         return False
     try:
@@ -272,10 +275,9 @@ def remove(store: Store, key: MasterKey, *, everything: bool = False, clocks: Cl
     return len(names)
 
 
-def shared(store: Store, key: MasterKey, own: str, clocks: Clocks | None = None) -> bool:
-    """Say whether anybody else may hold a lock."""
-    clocks = clocks or SystemClocks()
-    return any(lock is None or not is_stale(lock, clocks) for _, lock in others(store, key, own))
+def shared(store: Store, key: MasterKey, own: str) -> bool:
+    """Say whether anybody else may hold a lock. One that is old counts: by a wrong clock every lock is."""
+    return any(lock is None or not is_dead(lock) for _, lock in others(store, key, own))
 
 
 def _refuse(store: Store, key: MasterKey, exclusive: bool, clocks: Clocks, own: str) -> None:

@@ -25,7 +25,7 @@ SMALL = 128 << 10  # bytes of a blob below which a thread of its own costs more 
 LARGEST_RUN = 8 << 20  # bytes of a read, and of the blobs in it: 8 in flight take 128 MiB at most
 
 Loss = Callable[[bytes, SnapvolError], None]
-_Run = list[tuple[bytes, Location]]
+Run = list[tuple[bytes, Location]]
 
 
 class Reader:
@@ -117,7 +117,7 @@ class Reader:
     def _get(self, place: Location) -> bytes:
         return self._store.get(pack_name(place.pack), place.offset, place.length)
 
-    def _runs(self, kind: BlobKind, blobs: Iterable[bytes], lost: Loss | None) -> Iterator[_Run]:
+    def _runs(self, kind: BlobKind, blobs: Iterable[bytes], lost: Loss | None) -> Iterator[Run]:
         packs: dict[bytes, dict[bytes, Location]] = {}
         for blob in blobs:
             try:
@@ -129,9 +129,9 @@ class Reader:
                 continue
             packs.setdefault(place.pack, {})[blob] = place
         for pack in sorted(packs):
-            yield from _runs_of(sorted(packs.pop(pack).items(), key=lambda item: item[1].offset))
+            yield from runs_of(sorted(packs.pop(pack).items(), key=lambda item: item[1].offset))
 
-    def _read_run(self, kind: BlobKind, run: _Run) -> Iterable[tuple[bytes, bytes | SnapvolError]]:
+    def _read_run(self, kind: BlobKind, run: Run) -> Iterable[tuple[bytes, bytes | SnapvolError]]:
         start = run[0][1].offset
         end = max(place.offset + place.length for _, place in run)
         try:
@@ -142,7 +142,7 @@ class Reader:
         # Many small blobs are opened by whoever takes them: threads would only fight for the interpreter.
         return opened if end - start < SMALL * len(run) else list(opened)
 
-    def _opened(self, kind: BlobKind, run: _Run, stored: memoryview) -> Iterator[tuple[bytes, bytes | SnapvolError]]:
+    def _opened(self, kind: BlobKind, run: Run, stored: memoryview) -> Iterator[tuple[bytes, bytes | SnapvolError]]:
         for blob, place in run:
             at = place.offset - run[0][1].offset
             try:
@@ -158,8 +158,9 @@ class Reader:
             return error
 
 
-def _runs_of(items: _Run) -> Iterator[_Run]:
-    run: _Run = []
+def runs_of(items: Run) -> Iterator[Run]:
+    """Yield the reads that fetch blobs of one pack, which come in the order of their offsets."""
+    run: Run = []
     start = end = plain = 0
     for blob, place in items:
         far = place.offset > end + GAP or place.offset + place.length - start > LARGEST_RUN

@@ -13,25 +13,23 @@ from snapvol.model import now
 from snapvol.repository import config, keys, locks, unpacked
 from snapvol.repository.admission import admitted
 from snapvol.repository.check import check
-from snapvol.repository.findings import CheckProgress, CheckReport
+from snapvol.repository.findings import CheckProgress, CheckReport, NoProgress
 from snapvol.repository.founding import clear_the_way, is_ours
 from snapvol.repository.ids import BlobKind
 from snapvol.repository.index import BlobIndex, Location
+from snapvol.repository.index_repair import IndexRepair, IndexSurvey, repair_index
 from snapvol.repository.inventory import Inventory
 from snapvol.repository.loading import IndexLoader
 from snapvol.repository.locks import Lock, NoLock
 from snapvol.repository.parallel import mapped
 from snapvol.repository.piece_cache import PieceCache
-from snapvol.repository.findings import CheckProgress, CheckReport, NoProgress
-from snapvol.repository.ids import BlobKind
-from snapvol.repository.index import BlobIndex, Location, index_files
-from snapvol.repository.index_repair import IndexRepair, IndexSurvey, repair_index
-from snapvol.repository.locks import Lock, NoLock
-from snapvol.repository.parallel import mapped
+from snapvol.repository.plan import Limits
 from snapvol.repository.portions import Everything, Portion
+from snapvol.repository.prune import Outcome, Pruner
 from snapvol.repository.reader import IN_FLIGHT, Loss, Reader
 from snapvol.repository.sealing import MasterKey
 from snapvol.repository.snapshots import SnapshotDocument
+from snapvol.repository.stats import Measure
 from snapvol.repository.strays import taken_in
 from snapvol.repository.writer import Tuning, Writer
 from snapvol.stores.base import CONFIG, Entry, Store, is_name
@@ -348,6 +346,17 @@ class Repository:
         with nullcontext(own) if own is not None else self.lock(exclusive=True) as lock:
             survey = IndexSurvey(self.store, self._key, self._listed, progress or NoProgress())
             return repair_index(survey, lock, self._writer.tuning, read_data=read_data, dry_run=dry_run)
+
+    def prune(
+        self, limits: Limits, *, dry_run: bool, wait: float = 0.0, progress: CheckProgress | None = None
+    ) -> Outcome:
+        """See `Pruner.run`. What this object knows of indexes is old afterwards."""
+        pruner = Pruner(self, self._key, self._writer.tuning, progress or NoProgress())
+        return pruner.run(limits, dry_run=dry_run, wait=wait)
+
+    def measure(self, progress: CheckProgress | None = None) -> Measure:
+        """Return what counts this repository's bytes; to be used under a lock, after `snapshots`."""
+        return Measure(self.store, self._key, progress or NoProgress())
 
     def add_key(self, password: str, *, cost: keys.Cost | None = None) -> str:
         """Let another password open the repository; return its key's id.

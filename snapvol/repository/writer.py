@@ -19,7 +19,8 @@ from snapvol.repository.index import MOST_IN_FILE, BlobIndex, index_file
 from snapvol.repository.packs import TARGET, PackedBlob, Packer, largest
 from snapvol.repository.piece_cache import SMALL, PieceCache
 from snapvol.repository.sealing import MasterKey
-from snapvol.stores.base import Store
+from snapvol.stores.base import Buffer, Store
+from snapvol.stores.cache import NoCache
 
 log = logging.getLogger(__name__)
 
@@ -51,9 +52,11 @@ class Tuning(Struct, frozen=True, kw_only=True):
 class Writer:
     """Adds blobs. Any number of threads may call `add`; compression and encryption run in theirs, outside of locks."""
 
-    def __init__(self, store: Store, key: MasterKey, index: BlobIndex, tuning: Tuning, pieces: PieceCache) -> None:
+    def __init__(
+        self, store: Store, key: MasterKey, index: BlobIndex, tuning: Tuning, pieces: PieceCache | None = None
+    ) -> None:
         self.tuning = tuning
-        self._pieces = pieces
+        self._pieces = pieces or PieceCache(NoCache())
         self.check_all = tuning.level >= CHECK_ALL_FROM_LEVEL
         self._store = store
         self._key = key
@@ -100,6 +103,21 @@ class Writer:
         except BaseException as error:
             self._fail(error)
             raise
+        self.copy(kind, blob, sealed, plain)
+        return blob, True
+
+    def copy(self, kind: BlobKind, blob: bytes, sealed: Buffer, plain: int) -> None:
+        """Add a blob as it is stored elsewhere in this repository, whether it is known or not.
+
+        Args:
+            kind: what it is.
+            blob: its id.
+            sealed: its stored bytes, which the caller has opened and found to be whole.
+            plain: as in `PackedBlob`.
+
+        Raises:
+            SnapvolError: an earlier upload failed.
+        """
         with self._mutex:
             packer = self._open.get(kind)
             if packer is None:
@@ -111,7 +129,6 @@ class Writer:
             self._submit(full)
         if due:
             self._write_due()
-        return blob, True
 
     def take_in(self, packs: Iterable[tuple[bytes, Sequence[PackedBlob]]]) -> None:
         """Make packs that lie in the store without an index known; the next index lists them."""

@@ -6,6 +6,8 @@ import os
 import random
 from pathlib import Path
 
+import msgspec
+
 from snapvol.model import now
 from snapvol.repository import BlobKind, Lock, Repository, SnapshotDocument, Tuning
 from snapvol.repository.keys import Cost
@@ -78,3 +80,15 @@ def restic(path: Path, *arguments: str | Path, password: str = PASSWORD, check: 
 def approved(path: Path) -> None:
     """Have stock restic read everything and find nothing wrong."""
     assert "no errors were found" in restic(path, "check", "--read-data").stdout
+
+
+def restored(repository: Repository) -> dict[str, list[bytes]]:
+    """Return what each backup that `back_up` made holds, every byte read and checked."""
+    found = {}
+    for identity, written in repository.snapshots():
+        root = msgspec.json.decode(repository.read(BlobKind.TREE, bytes.fromhex(written.tree)))
+        inner = msgspec.json.decode(repository.read(BlobKind.TREE, bytes.fromhex(root["nodes"][0]["subtree"])))
+        content = [bytes.fromhex(blob) for blob in inner["nodes"][0]["content"]]
+        blobs = dict(repository.read_many(BlobKind.DATA, content))
+        found[identity] = [blobs[blob] for blob in content]
+    return found

@@ -39,7 +39,8 @@ def completed(*words: str, incomplete: str = "") -> list[str]:
 
 def test_commands() -> None:
     assert completed(incomplete="sn") == ["snapshot", "snapshots"]
-    assert completed("repo", incomplete="") == ["init", "check", "copy", "repair", "unlock", "key"]
+    expected = ["init", "check", "prune", "stats", "copy", "repair", "unlock", "key"]
+    assert completed("repo", incomplete="") == expected
     assert completed("repo", "key", incomplete="c") == ["confirm"]
     assert "--dry-run" in completed("rm", incomplete="--")
 

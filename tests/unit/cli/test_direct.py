@@ -341,3 +341,15 @@ def test_T30_what_is_left_of_an_image_has_another_name(
     assert (tmp_path / "new/disk.img.partial").read_bytes() == bytes(disk.size)
     assert "disk.img.partial has what could be read" in result.err
     assert f"bytes {MEBIBYTE} to {2 * MEBIBYTE - 1} are lost" in result.err
+
+
+def test_stats(there: Path, snapvol: Snapvol) -> None:
+    shown = snapvol("repo", "stats")
+    assert shown.code == 0, shown.err
+    lines = shown.out.splitlines()
+    assert lines[0].split() == ["VOLUME", "BACKUPS", "SIZE", "STORED", "UNIQUE"]
+    assert [line.split()[:2] for line in lines[1:3]] == [["db", "1"], ["wiki", "2"]]
+    assert any(line.endswith("which snapvol repo prune --max-unused 0 frees") for line in lines)
+    as_json = snapvol("repo", "stats", "--json").json
+    assert as_json["backups"] == len(as_json["growth"]) == 3
+    assert {each["volume"] for each in as_json["volumes"]} == {"wiki", "db"}

@@ -59,7 +59,10 @@ def test_every_error_is_one_line_and_the_exit_code_of_its_class(
         (["bakcup", "wiki"], "'snapvol' has no command 'bakcup'; did you mean 'backup'?"),
         (["repo", "chek"], "'snapvol repo' has no command 'chek'; did you mean 'check'?"),
         (["repo", "key", "list"], "'snapvol repo key' has no command 'list'; did you mean 'ls'?"),
-        (["repo", "prune"], "'snapvol repo' has no command 'prune'; valid: check, copy, init, key, repair, unlock"),
+        (
+            ["repo", "xyz"],
+            "'snapvol repo' has no command 'xyz'; valid: check, copy, init, key, prune, repair, stats, unlock",
+        ),
         (["ls", "--jsno"], "ls: no such option '--jsno'; did you mean '--json'?"),
         (["ls", "--xyz"], "ls: no such option '--xyz'; see: snapvol ls --help"),
         (["ls", "--socket", "x"], "ls: no such option '--socket'; write it before the command: snapvol --socket …"),

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from hashlib import sha256
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from snapvol.errors import Damaged, NoSpace, RepositoryError, SnapvolError, UsageError
-from snapvol.repository import BlobKind, Repository, Tuning, compression, writer
+from snapvol.repository import BlobKind, Repository, Tuning, compression, locks, writer
 from snapvol.repository.packs import LARGEST_DATA
 from snapvol.stores.base import Transient
 from snapvol.stores.memory import MemoryStore
@@ -267,6 +268,20 @@ def test_what_a_killed_run_left_is_taken_in(memory: MemoryStore, shared: bool) -
             report = repository.check(True)
         assert report.problems == []
         assert report.unused_packs == 0
+
+
+def test_strays_beside_a_lock_that_looks_old_are_not_taken_in(
+    memory: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """T29: the clock of whoever wrote it may be a day off; a prune may be deleting these packs."""
+    with opened(memory) as repository:
+        for data in sample(40):
+            repository.add(BlobKind.DATA, data)
+    left = len(packs(memory))
+    with opened(memory) as other, other.lock():
+        monkeypatch.setattr(locks, "STALE", timedelta(seconds=-1))
+        backed_up(memory, sample(40))
+    assert len(packs(memory)) > left + 1
 
 
 def test_strays_of_others_are_left_alone(memory: MemoryStore) -> None:
