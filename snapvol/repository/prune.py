@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
+import msgspec
 from msgspec import Struct
 
 from snapvol.errors import Damaged, NotFound, RepositoryLocked
@@ -214,7 +215,8 @@ class Pruner:
             Damaged: something needed is not whole, and would not be elsewhere.
         """
         self._progress.total(self._trees + len(self._choice.repack), figures.bytes_copied)
-        writer = Writer(self._store, self._key, BlobIndex(), self._tuning)
+        tuning = msgspec.structs.replace(self._tuning, uploads=min(2, self._tuning.uploads))  # beside the reads' memory
+        writer = Writer(self._store, self._key, BlobIndex(), tuning)
         repacker = Repacker(self._store, self._blobs, self._reader, writer, self._progress)
         needed = {fact.number: fact.needed_blobs for fact in self._facts}
         try:

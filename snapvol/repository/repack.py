@@ -14,8 +14,8 @@ from snapvol.repository.usage import Usage
 from snapvol.repository.writer import Writer
 from snapvol.stores.base import Buffer, Store
 
-_AHEAD = 3  # reads of up to 8 MiB that are under way
-_BLOBS_AT_ONCE = 100_000  # whose places are held in memory, about 250 bytes each
+_AHEAD = 2  # reads of up to 8 MiB that are under way
+_BLOBS_AT_ONCE = 66_000  # whose places are held in memory, about 250 bytes each
 
 _Whole = tuple[bytes, Buffer, int, bytes]  # id, stored bytes, plain length as in `PackedBlob`, contents of plain trees
 
