@@ -95,13 +95,13 @@ class LvmStage(LvmVolumes):
             assert staged.record is not None
             lv, kind = staged.lv, staged.record.filesystem
             if not kind:
-                lv, kind = self._checked_image(lv, self._size(volume, item), what)
+                lv, kind = self._checked_image(volume, lv, self._size(volume, item), what)
             with self._unmounted(item, what) as mounted:
                 self._replace(item, lv, kind)
             if mounted:
                 self._mount(self._find(volume))
 
-    def _checked_image(self, lv: LogicalVolume, size: int, what: str) -> tuple[LogicalVolume, str]:
+    def _checked_image(self, volume: Volume, lv: LogicalVolume, size: int, what: str) -> tuple[LogicalVolume, str]:
         """Make a file system that was copied here one of its own, as large as the volume.
 
         Raises:
@@ -118,7 +118,7 @@ class LvmStage(LvmVolumes):
         if lv.lv_size > facts.size:
             with lvmfilesystem.mounted(lv.path, facts.kind) as root:
                 lvmfilesystem.grow(root, facts.kind, lv.lv_size)
-        lvmfilesystem.renew_uuid(lv.path, facts.kind)
+        lvmfilesystem.own(lv.path, lvmfilesystem.uuid_for(volume.id))
         return lv, facts.kind
 
     def _replace(self, item: Item, lv: LogicalVolume, kind: str) -> None:

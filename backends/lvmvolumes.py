@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -25,6 +26,7 @@ from snapvol.errors import AlreadyExists, InUse, Refused, SnapvolError, StorageF
 from snapvol.model import Damage, Snapshot, Usage, Volume
 from snapvol.names import volume_name
 
+log = logging.getLogger(__name__)
 SIZE = 10 << 30  # bytes, where nobody says otherwise: thin, so that it takes what is written
 MKFS = Option(key="lvm.mkfs", help="words for mkfs.ext4 or mkfs.xfs, such as '-i 4096'")
 _BLANKS = 2
@@ -84,7 +86,7 @@ class LvmVolumes(LvmPool):
         record = Record(role=role, filesystem=wanted.filesystem, volume=replace(volume, pool=""))
         lv = self._blank(volume.name, record, size)
         try:
-            lvmfilesystem.make(lv.path, wanted.filesystem, wanted.words)
+            lvmfilesystem.make(lv.path, wanted.filesystem, wanted.words, lvmfilesystem.uuid_for(volume.id))
             with lvmfilesystem.mounted(lv.path, wanted.filesystem) as root:
                 lvmfilesystem.empty(root, wanted.owner)
         except BaseException:
@@ -120,16 +122,20 @@ class LvmVolumes(LvmPool):
             )
         self._require_room(what)
         record = Record(role=Role.VOLUME, filesystem=kind, volume=replace(volume, pool=""))
+        # What is its origin's in all but the UUID, which `mount` sees to as well, is whole with its tags.
+        marks = (FRESH,) if extents > origin.lv.lv_size or wanted.owner.any else ()
         with self._working(origin, what, volume.name):
-            lv = self._copy(origin, volume.name, record, FRESH)
+            lv = self._copy(origin, volume.name, record, *marks)
             try:
-                lv = self._extended(lv, extents)
-                self._prepare(lv, kind, wanted.owner, grown=extents > origin.lv.lv_size)
-                lvmfilesystem.renew_uuid(lv.path, kind)
+                if marks:
+                    lv = self._extended(lv, extents)
+                    self._prepare(lv, kind, wanted.owner, grown=extents > origin.lv.lv_size)
+                lvmfilesystem.own(lv.path, lvmfilesystem.uuid_for(volume.id))
             except BaseException:
                 self._discard(lv)
                 raise
-            self._retag(lv, add=[], remove=[FRESH])
+            if marks:
+                self._retag(lv, add=[], remove=[FRESH])
 
     def _copy(self, origin: Item, name: str, record: Record, *marks: str) -> LogicalVolume:
         """Make a writable thin snapshot."""
@@ -306,6 +312,11 @@ class LvmVolumes(LvmPool):
         kind, point = item.record.filesystem, self.mountpoint(item.volume)
         number = self._active(item.lv)
         lvmfilesystem.fill(item.lv.path, item.lv.lv_size, item.lv.vg_extent_size)
+        try:
+            with explained(f"volume '{item.volume.name}' may have the UUID of what it is a copy of"):
+                lvmfilesystem.own(item.lv.path, lvmfilesystem.uuid_for(item.of))
+        except SnapvolError as error:
+            log.warning("pool '%s': %s", self.pool, error)  # it can be mounted all the same
         self._points.mount(point, str(item.lv.path), kind, MOUNT[kind], device=number)
         return point
 
