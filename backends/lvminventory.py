@@ -71,8 +71,14 @@ class Item(Struct, frozen=True, kw_only=True):
 
 
 def identity(lv: LogicalVolume) -> str:
-    """Return what a snapshot's id is made of: LVM's name for it, and the thin pool's."""
-    return f"{lv.uuid}/{lv.thin_id}"
+    """Return what a snapshot's id is made of: LVM's name for it, the thin pool's, and the pool's transaction then.
+
+    LVM writes the transaction when it makes the volume, and never again: renamed, tagged, resized, taken anew by
+    `freeze`, in a pool that was repaired it is the same. Metadata of LVM that somebody has restored may give one's UUID
+    and number to another; not its transaction as well. The size is not in it, because people may change it:
+    `image_changes` compares it, and the engine that of the image.
+    """
+    return f"{lv.uuid}/{lv.thin_id}/{lv.transaction_id}"
 
 
 def name_for(group: str, *words: str) -> str:
