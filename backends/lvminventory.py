@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from copy import copy
 
 from msgspec import Struct
@@ -103,9 +103,11 @@ class Inventory:
     Args:
         group: all of the volume group.
         thin_pool: the pool's.
+        unseen: names of those at which somebody is still at work: nobody sees them whatever their tags say.
     """
 
-    def __init__(self, group: Sequence[LogicalVolume], thin_pool: str) -> None:
+    def __init__(self, group: Sequence[LogicalVolume], thin_pool: str, unseen: Set[str] = frozenset()) -> None:
+        self._unseen = unseen
         self.thin_pool = next((lv for lv in group if lv.name == thin_pool), None)
         tags = self.thin_pool.tags if self.thin_pool is not None else ()
         self.id = next((tag.removeprefix(lvmtags.POOL) for tag in tags if tag.startswith(lvmtags.POOL)), None)
@@ -223,7 +225,11 @@ class Inventory:
         return [
             item
             for item in self._items.values()
-            if item.record is not None and item.record.role is role and not item.fresh and not item.gone
+            if item.record is not None
+            and item.record.role is role
+            and not item.fresh
+            and not item.gone
+            and item.lv.name not in self._unseen
         ]
 
     def _gone(self) -> set[str]:

@@ -124,8 +124,9 @@ class LvmVolumes(LvmPool):
         record = Record(role=Role.VOLUME, filesystem=kind, volume=replace(volume, pool=""))
         # What is its origin's in all but the UUID, which `mount` sees to as well, is whole with its tags.
         marks = (FRESH,) if extents > origin.lv.lv_size or wanted.owner.any else ()
-        with self._working(origin, what, volume.name):
-            lv = self._copy(origin, volume.name, record, *marks)
+        name = name_for(self._group, volume.name)
+        with self._working(origin, what, volume.name), self._unseen(name):
+            lv = self._copy(origin, name, record, *marks)
             try:
                 if marks:
                     lv = self._extended(lv, extents)
@@ -138,11 +139,9 @@ class LvmVolumes(LvmPool):
                 self._retag(lv, add=[], remove=[FRESH])
 
     def _copy(self, origin: Item, name: str, record: Record, *marks: str) -> LogicalVolume:
-        """Make a writable thin snapshot."""
+        """Make a writable thin snapshot, a logical volume of that name."""
         words = ["--snapshot", "--setactivationskip", "n", "--permission", "rw", f"{self._group}/{origin.lv.name}"]
-        return self._made_active(
-            self._create(name_for(self._group, name), origin.lv.lv_size, *words, tags=self._tags(record, *marks))
-        )
+        return self._made_active(self._create(name, origin.lv.lv_size, *words, tags=self._tags(record, *marks)))
 
     def _made_active(self, lv: LogicalVolume) -> LogicalVolume:
         try:

@@ -213,6 +213,24 @@ def test_a_clone_whose_maker_was_killed_has_its_own_uuid_once_it_is_mounted(moun
     assert uuids == {str(lvmfilesystem.uuid_for(volume.id)) for volume in (web, clone)}
 
 
+def test_a_clone_is_seen_once_it_has_its_own_uuid(mounting: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else somebody could mount it while tune2fs or xfs_admin is at work."""
+    if mounting.variant.backend != "lvm":
+        pytest.skip("other storage gives no copy its origin's UUID")
+    snapshot = mounting.snapshot(mounting.volume("web"), "s1")
+    seen: list[set[str]] = []
+    own = lvmfilesystem.own
+
+    def looking(device: Path, uuid: UUID) -> None:
+        seen.append(mounting.names())
+        own(device, uuid)
+
+    monkeypatch.setattr(lvmfilesystem, "own", looking)
+    mounting.backend.create(mounting.record("clone"), source=snapshot)
+    assert seen == [{"web"}]
+    assert mounting.names() == {"web", "clone"}
+
+
 class Killing:
     """A function that kills its process when it is called once more after so many calls."""
 

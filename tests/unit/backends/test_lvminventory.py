@@ -183,6 +183,15 @@ def test_snapshots_are_listed_oldest_first_and_known_by_both_names() -> None:
     assert first.snapshot("web").id == identity(first.lv) == "uuid-b/1/0"
 
 
+def test_what_is_still_being_made_is_not_seen() -> None:
+    making = {"web"}
+    found = Inventory([POOL, lv("web", volume("web"))], "pool", making)
+    assert found.contents() == {}
+    assert found.volumes("fast", trash=False) == []
+    making.clear()
+    assert list(found.contents()) == ["id-web"]
+
+
 def test_what_changes_is_noted() -> None:
     made = lv("web", volume("web"), FRESH)
     found = inventory(made)
