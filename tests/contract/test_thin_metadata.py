@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import random
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -106,3 +107,32 @@ def test_it_is_what_thin_dump_and_thin_delta_say(settings: Mapping[str, object],
         seen.add(len(found))
     assert min(seen) == 0, "one snapshot was never changed"
     assert max(seen) > 3000, "one is empty"
+
+
+def test_it_is_right_while_somebody_writes(settings: Mapping[str, object], tmp_path: Path) -> None:
+    """The metadata snapshot is of one instant: what was written before is in it, and nothing contradicts itself."""
+    volumes = Volumes(settings, random.Random(9))
+    volumes.write(1, range(0, 2000, 3))
+    base = volumes.snapshot(1)
+    ours = ThinMap(f"{thin_tools.called(settings)}-tpool", thin_tools.metadata(settings), tmp_path / "lock")
+    written: list[int] = []
+    enough = threading.Event()
+
+    def write() -> None:
+        while not enough.is_set():
+            some = volumes.scattered(20)
+            volumes.write(1, some)
+            written.extend(some)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        for _ in range(20):
+            known = set(written)
+            assert known <= set(chunks(ours.differing(base, 1, CHUNK, SIZE)))
+            assert known <= set(chunks(ours.mapped(1, CHUNK, SIZE)))
+            assert chunks(ours.mapped(base, CHUNK, SIZE)) == list(range(0, 2000, 3))
+    finally:
+        enough.set()
+        writer.join()
+    assert set(chunks(ours.differing(base, 1, CHUNK, SIZE))) == set(written)
