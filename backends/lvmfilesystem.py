@@ -283,8 +283,10 @@ def fill(device: Path, size: int, slack: int) -> None:
 def own(device: Path, uuid: UUID) -> None:
     """Give a file system that nobody has mounted the UUID of its volume: a copy has its origin's (T11).
 
-    Nothing but superblocks changes: wherever it is killed, the file system is whole, and the next call goes on. An ext4
-    that nobody makes any more, of which more would have to change, keeps its UUID: it can be mounted beside its origin.
+    Of ext4 nothing but superblocks changes: wherever it is killed, the file system is whole, and the next call goes on.
+    XFS has a moment in which its log is the new one's already and its superblock not yet: killed there, it is lost. An
+    ext4 that nobody makes any more, of which more would have to change, keeps its UUID: it can be mounted beside its
+    origin.
 
     Args:
         device: that it is on.

@@ -16,7 +16,7 @@ from snapvol import units
 from snapvol.backend import Option
 from snapvol.backends import devicemapper, lvmfilesystem
 from snapvol.backends.failures import explained
-from snapvol.backends.lvmfilesystem import KINDS, MOUNT
+from snapvol.backends.lvmfilesystem import EXT4, KINDS, MOUNT
 from snapvol.backends.lvminventory import Item, name_for
 from snapvol.backends.lvmpool import LvmPool
 from snapvol.backends.lvmreport import LogicalVolume
@@ -122,15 +122,17 @@ class LvmVolumes(LvmPool):
             )
         self._require_room(what)
         record = Record(role=Role.VOLUME, filesystem=kind, volume=replace(volume, pool=""))
-        # What is its origin's in all but the UUID, which `mount` sees to as well, is whole with its tags.
-        marks = (FRESH,) if extents > origin.lv.lv_size or wanted.owner.any else ()
+        # An ext4 that is its origin's in all but the UUID, which `mount` sees to as well, is whole with its tags.
+        grown = extents > origin.lv.lv_size
+        altered = grown or wanted.owner.any
+        marks = (FRESH,) if altered or kind != EXT4 else ()
         name = name_for(self._group, volume.name)
         with self._working(origin, what, volume.name), self._unseen(name):
             lv = self._copy(origin, name, record, *marks)
             try:
-                if marks:
+                if altered:
                     lv = self._extended(lv, extents)
-                    self._prepare(lv, kind, wanted.owner, grown=extents > origin.lv.lv_size)
+                    self._prepare(lv, kind, wanted.owner, grown=grown)
                 lvmfilesystem.own(lv.path, lvmfilesystem.uuid_for(volume.id))
             except BaseException:
                 self._discard(lv)
@@ -311,13 +313,18 @@ class LvmVolumes(LvmPool):
         kind, point = item.record.filesystem, self.mountpoint(item.volume)
         number = self._active(item.lv)
         lvmfilesystem.fill(item.lv.path, item.lv.lv_size, item.lv.vg_extent_size)
+        if kind == EXT4:
+            self._own(item)
+        self._points.mount(point, str(item.lv.path), kind, MOUNT[kind], device=number)
+        return point
+
+    def _own(self, item: Item) -> None:
+        """Give a clone its own UUID where a kill came before that; where that fails it can be mounted all the same."""
         try:
             with explained(f"volume '{item.volume.name}' may have the UUID of what it is a copy of"):
                 lvmfilesystem.own(item.lv.path, lvmfilesystem.uuid_for(item.of))
         except SnapvolError as error:
-            log.warning("pool '%s': %s", self.pool, error)  # it can be mounted all the same
-        self._points.mount(point, str(item.lv.path), kind, MOUNT[kind], device=number)
-        return point
+            log.warning("pool '%s': %s", self.pool, error)
 
     @contextmanager
     def _unmounted(self, item: Item, what: str) -> Iterator[bool]:
