@@ -1,4 +1,4 @@
-"""The file systems on block devices: ext4 and XFS, made, looked at, cleaned, grown, and given a UUID of their own.
+"""The file systems on block devices: ext4 and XFS, made, looked at, cleaned, grown, and given their volume's UUID.
 
 None of it needs a place in the tree of directories: what must be mounted for a moment is mounted nowhere.
 """
@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
+from uuid import UUID, uuid5
 
 from msgspec import Struct
 
@@ -25,6 +26,7 @@ from snapvol.backends.failures import explained
 from snapvol.backends.ownership import Ownership
 from snapvol.errors import Refused, StorageFailed, ToolFailed, UsageError
 
+_UUIDS = UUID("5b1d3f0e-6a3c-4d0b-9c52-0f6f1c0a7e11")  # what the UUIDs of volumes' file systems are made in
 EXT4, XFS = "ext4", "xfs"
 KINDS = (EXT4, XFS)
 XFS_SMALLEST = 300 << 20  # bytes: mkfs.xfs(8) makes none below since 5.19
@@ -61,12 +63,27 @@ class Facts(Struct, frozen=True, kw_only=True):
         size: of the file system, in bytes.
         block: its block size, in bytes.
         unclean: something may have to be replayed before it can be read.
+        uuid: of the file system, as it shows itself to others.
+        bound: ext4's checksums are made from its UUID: with another, all of them would be others.
+        can_note_seed: but it can note what they are made from, in its superblock alone.
     """
 
     kind: str
     size: int
     block: int
     unclean: bool
+    uuid: UUID
+    bound: bool = False
+    can_note_seed: bool = False
+
+
+def uuid_for(volume: str) -> UUID:
+    """Return the UUID that a volume's file system has: always the same, and no other volume's (T11).
+
+    Args:
+        volume: the volume's id.
+    """
+    return uuid5(_UUIDS, volume)
 
 
 def probe(device: Path) -> Facts | None:
@@ -78,14 +95,26 @@ def probe(device: Path) -> Facts | None:
     head = _head(device)
     if head[:4] == b"XFSB":
         block, blocks = struct.unpack_from(">I Q", head, 4)
-        return Facts(kind=XFS, size=block * blocks, block=block, unclean=True)  # its superblock does not tell
+        uuid = UUID(bytes=head[32:48])
+        return Facts(kind=XFS, size=block * blocks, block=block, uuid=uuid, unclean=True)  # it does not tell
     if struct.unpack_from("<H", head, 1024 + 56)[0] != 0xEF53:
         return None
     (low,), (exponent,) = struct.unpack_from("<I", head, 1024 + 4), struct.unpack_from("<I", head, 1024 + 24)
     (features,), (high,) = struct.unpack_from("<I", head, 1024 + 96), struct.unpack_from("<I", head, 1024 + 336)
     block = 1024 << exponent
     blocks = low | (high << 32 if features & 0x80 else 0)  # INCOMPAT_64BIT
-    return Facts(kind=EXT4, size=block * blocks, block=block, unclean=bool(features & 4))  # INCOMPAT_RECOVER
+    (optional,) = struct.unpack_from("<I", head, 1024 + 100)
+    summed = bool(optional & 0x400)  # METADATA_CSUM
+    sums = summed or optional & 0x10 or features & 0x400  # GDT_CSUM, EA_INODE
+    return Facts(
+        kind=EXT4,
+        size=block * blocks,
+        block=block,
+        unclean=bool(features & 4),  # INCOMPAT_RECOVER
+        uuid=UUID(bytes=head[1024 + 104 : 1024 + 120]),
+        bound=bool(sums and not features & 0x2000),  # CSUM_SEED
+        can_note_seed=summed,
+    )
 
 
 def _head(device: Path) -> bytes:
@@ -140,15 +169,21 @@ def check_words(volume: str, kind: str, text: str) -> list[str]:
     return words
 
 
-def make(device: Path, kind: str, words: list[str]) -> None:
+def make(device: Path, kind: str, words: list[str], uuid: UUID) -> None:
     """Make an empty file system on a device that is all zeros.
+
+    Args:
+        device: where.
+        kind: ``ext4`` or ``xfs``.
+        words: what `check_words` let pass.
+        uuid: that it gets.
 
     Raises:
         StorageFailed: mkfs refuses.
     """
     pairs = [(words[position], words[position + 1]) for position in range(0, len(words), 2)]
     if kind == EXT4:
-        settings = ["-q", "-m", "0"]
+        settings = ["-q", "-m", "0", "-U", str(uuid)]
         if all(option != "-b" for option, _ in pairs):
             settings += ["-b", "4096"]  # by itself mkfs takes less where it is small, and it may grow
         for option, ours in (("-O", _EXT4_FEATURES), ("-E", _EXT4_EXTENDED)):
@@ -156,7 +191,7 @@ def make(device: Path, kind: str, words: list[str]) -> None:
             settings += [option, ",".join([ours, *given])]
         settings += [word for pair in pairs if pair[0] not in ("-O", "-E") for word in pair]
     else:
-        settings = ["-q", "-K", *_xfs_settings(), *words]
+        settings = ["-q", "-K", "-m", f"uuid={uuid}", *_xfs_settings(), *words]
     try:
         shell.run(f"mkfs.{kind}", *settings, device)
     except ToolFailed as error:
@@ -245,16 +280,35 @@ def fill(device: Path, size: int, slack: int) -> None:
             grow(root, facts.kind, size)
 
 
-def renew_uuid(device: Path, kind: str) -> None:
-    """Give a clean file system that is not mounted a UUID that no other has (T11).
+def own(device: Path, uuid: UUID) -> None:
+    """Give a file system that nobody has mounted the UUID of its volume: a copy has its origin's (T11).
+
+    Of ext4 nothing but superblocks changes: wherever it is killed, the file system is whole, and the next call goes on.
+    XFS has a moment in which its log is the new one's already and its superblock not yet: killed there, it is lost. An
+    ext4 that nobody makes any more, of which more would have to change, keeps its UUID: it can be mounted beside its
+    origin.
+
+    Args:
+        device: that it is on.
+        uuid: see `uuid_for`.
 
     Raises:
-        StorageFailed: the tool refuses.
+        OSError: the device cannot be read.
+        StorageFailed: there is none, its journal cannot be replayed, or the tool refuses.
     """
-    if kind == EXT4:
-        shell.run("tune2fs", "-f", "-U", "random", device)
+    facts = probe(device)
+    if facts is None:
+        raise StorageFailed(f"neither ext4 nor XFS is on {device}")
+    if facts.uuid == uuid or (facts.bound and not facts.can_note_seed) or in_use(device):
+        return
+    if facts.unclean:
+        with mounted(device, facts.kind):
+            pass
+    if facts.kind == EXT4:
+        seed = ("-O", _EXT4_FEATURES) if facts.bound else ()
+        shell.run("tune2fs", "-f", *seed, "-U", str(uuid), device)
     else:
-        shell.run("xfs_admin", "-U", "generate", device)
+        shell.run("xfs_admin", "-U", str(uuid), device)
 
 
 def smallest(volume: str, kind: str, size: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from copy import copy
 
 from msgspec import Struct
@@ -71,8 +71,14 @@ class Item(Struct, frozen=True, kw_only=True):
 
 
 def identity(lv: LogicalVolume) -> str:
-    """Return what a snapshot's id is made of: LVM's name for it, and the thin pool's."""
-    return f"{lv.uuid}/{lv.thin_id}"
+    """Return what a snapshot's id is made of: LVM's name for it, the thin pool's, and the pool's transaction then.
+
+    LVM writes the transaction when it makes the volume, and never again: renamed, tagged, resized, taken anew by
+    `freeze`, in a pool that was repaired it is the same. Metadata of LVM that somebody has restored may give one's UUID
+    and number to another; not its transaction as well. The size is not in it, because people may change it:
+    `image_changes` compares it, and the engine that of the image.
+    """
+    return f"{lv.uuid}/{lv.thin_id}/{lv.transaction_id}"
 
 
 def name_for(group: str, *words: str) -> str:
@@ -97,9 +103,11 @@ class Inventory:
     Args:
         group: all of the volume group.
         thin_pool: the pool's.
+        unseen: names of those at which somebody is still at work: nobody sees them whatever their tags say.
     """
 
-    def __init__(self, group: Sequence[LogicalVolume], thin_pool: str) -> None:
+    def __init__(self, group: Sequence[LogicalVolume], thin_pool: str, unseen: Set[str] = frozenset()) -> None:
+        self._unseen = unseen
         self.thin_pool = next((lv for lv in group if lv.name == thin_pool), None)
         tags = self.thin_pool.tags if self.thin_pool is not None else ()
         self.id = next((tag.removeprefix(lvmtags.POOL) for tag in tags if tag.startswith(lvmtags.POOL)), None)
@@ -217,7 +225,11 @@ class Inventory:
         return [
             item
             for item in self._items.values()
-            if item.record is not None and item.record.role is role and not item.fresh and not item.gone
+            if item.record is not None
+            and item.record.role is role
+            and not item.fresh
+            and not item.gone
+            and item.lv.name not in self._unseen
         ]
 
     def _gone(self) -> set[str]:

@@ -57,6 +57,7 @@ class LvmPool(Backend):
         self._header: bytes | None = None
         self._disks: list[str] = []
         self._strays: set[int] = set()
+        self._making: set[str] = set()
 
     # -- opening ------------------------------------------------------------------------------------------------
 
@@ -222,7 +223,7 @@ class LvmPool(Backend):
         with self._lock:
             # Before, so that what changes meanwhile is noticed the next time.
             header = lvmheader.read(self._disks) if self._disks else None
-            inventory = Inventory(self._tools.report(), self._settings.thin_pool)
+            inventory = Inventory(self._tools.report(), self._settings.thin_pool, self._making)
             self._usable(inventory)
             self._known, self._header = inventory, header
             return inventory
@@ -288,6 +289,15 @@ class LvmPool(Backend):
         with self._lock:
             if self._known is not None:
                 self._known.put(lv)
+
+    @contextmanager
+    def _unseen(self, name: str) -> Iterator[None]:
+        """Keep a logical volume that is being made from being found, mounted or listed while the context lasts."""
+        self._making.add(name)
+        try:
+            yield
+        finally:
+            self._making.discard(name)
 
     def _drop(self, *lvs: LogicalVolume) -> None:
         with self._lock:

@@ -11,7 +11,7 @@ from snapvol import units
 from snapvol.backends import lvmfilesystem
 from snapvol.backends.failures import explained
 from snapvol.backends.lvmfilesystem import MOUNT
-from snapvol.backends.lvminventory import Item
+from snapvol.backends.lvminventory import Item, name_for
 from snapvol.backends.lvmreport import LogicalVolume
 from snapvol.backends.lvmtags import FRESH, Record, Role, encode, pieces
 from snapvol.backends.lvmvolumes import STAGED, LvmVolumes
@@ -95,13 +95,13 @@ class LvmStage(LvmVolumes):
             assert staged.record is not None
             lv, kind = staged.lv, staged.record.filesystem
             if not kind:
-                lv, kind = self._checked_image(lv, self._size(volume, item), what)
+                lv, kind = self._checked_image(volume, lv, self._size(volume, item), what)
             with self._unmounted(item, what) as mounted:
                 self._replace(item, lv, kind)
             if mounted:
                 self._mount(self._find(volume))
 
-    def _checked_image(self, lv: LogicalVolume, size: int, what: str) -> tuple[LogicalVolume, str]:
+    def _checked_image(self, volume: Volume, lv: LogicalVolume, size: int, what: str) -> tuple[LogicalVolume, str]:
         """Make a file system that was copied here one of its own, as large as the volume.
 
         Raises:
@@ -118,7 +118,7 @@ class LvmStage(LvmVolumes):
         if lv.lv_size > facts.size:
             with lvmfilesystem.mounted(lv.path, facts.kind) as root:
                 lvmfilesystem.grow(root, facts.kind, lv.lv_size)
-        lvmfilesystem.renew_uuid(lv.path, facts.kind)
+        lvmfilesystem.own(lv.path, lvmfilesystem.uuid_for(volume.id))
         return lv, facts.kind
 
     def _replace(self, item: Item, lv: LogicalVolume, kind: str) -> None:
@@ -146,12 +146,13 @@ class LvmStage(LvmVolumes):
         assert source.record is not None
         kind = source.record.filesystem
         record = replace(item.record, filesystem=kind, generation=item.record.generation + 1)
+        name = name_for(self._group, volume.name)
         with self._working(source, what, snapshot.full_name), self._unmounted(item, what) as mounted:
             if source.lv.lv_size >= item.lv.lv_size:
-                self._copy(source, volume.name, record)  # with its tags it is the contents
+                self._copy(source, name, record)  # with its tags it is the contents
                 self._discard(item.lv)
             else:
-                lv = self._copy(source, volume.name, record, FRESH)
+                lv = self._copy(source, name, record, FRESH)
                 try:
                     lv = self._extended(lv, item.lv.lv_size)
                     self._prepare(lv, kind, _NO_OWNER, grown=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -15,7 +16,7 @@ from snapvol import units
 from snapvol.backend import Option
 from snapvol.backends import devicemapper, lvmfilesystem
 from snapvol.backends.failures import explained
-from snapvol.backends.lvmfilesystem import KINDS, MOUNT
+from snapvol.backends.lvmfilesystem import EXT4, KINDS, MOUNT
 from snapvol.backends.lvminventory import Item, name_for
 from snapvol.backends.lvmpool import LvmPool
 from snapvol.backends.lvmreport import LogicalVolume
@@ -25,6 +26,7 @@ from snapvol.errors import AlreadyExists, InUse, Refused, SnapvolError, StorageF
 from snapvol.model import Damage, Snapshot, Usage, Volume
 from snapvol.names import volume_name
 
+log = logging.getLogger(__name__)
 SIZE = 10 << 30  # bytes, where nobody says otherwise: thin, so that it takes what is written
 MKFS = Option(key="lvm.mkfs", help="words for mkfs.ext4 or mkfs.xfs, such as '-i 4096'")
 _BLANKS = 2
@@ -84,7 +86,7 @@ class LvmVolumes(LvmPool):
         record = Record(role=role, filesystem=wanted.filesystem, volume=replace(volume, pool=""))
         lv = self._blank(volume.name, record, size)
         try:
-            lvmfilesystem.make(lv.path, wanted.filesystem, wanted.words)
+            lvmfilesystem.make(lv.path, wanted.filesystem, wanted.words, lvmfilesystem.uuid_for(volume.id))
             with lvmfilesystem.mounted(lv.path, wanted.filesystem) as root:
                 lvmfilesystem.empty(root, wanted.owner)
         except BaseException:
@@ -120,23 +122,28 @@ class LvmVolumes(LvmPool):
             )
         self._require_room(what)
         record = Record(role=Role.VOLUME, filesystem=kind, volume=replace(volume, pool=""))
-        with self._working(origin, what, volume.name):
-            lv = self._copy(origin, volume.name, record, FRESH)
+        # An ext4 that is its origin's in all but the UUID, which `mount` sees to as well, is whole with its tags.
+        grown = extents > origin.lv.lv_size
+        altered = grown or wanted.owner.any
+        marks = (FRESH,) if altered or kind != EXT4 else ()
+        name = name_for(self._group, volume.name)
+        with self._working(origin, what, volume.name), self._unseen(name):
+            lv = self._copy(origin, name, record, *marks)
             try:
-                lv = self._extended(lv, extents)
-                self._prepare(lv, kind, wanted.owner, grown=extents > origin.lv.lv_size)
-                lvmfilesystem.renew_uuid(lv.path, kind)
+                if altered:
+                    lv = self._extended(lv, extents)
+                    self._prepare(lv, kind, wanted.owner, grown=grown)
+                lvmfilesystem.own(lv.path, lvmfilesystem.uuid_for(volume.id))
             except BaseException:
                 self._discard(lv)
                 raise
-            self._retag(lv, add=[], remove=[FRESH])
+            if marks:
+                self._retag(lv, add=[], remove=[FRESH])
 
     def _copy(self, origin: Item, name: str, record: Record, *marks: str) -> LogicalVolume:
-        """Make a writable thin snapshot."""
+        """Make a writable thin snapshot, a logical volume of that name."""
         words = ["--snapshot", "--setactivationskip", "n", "--permission", "rw", f"{self._group}/{origin.lv.name}"]
-        return self._made_active(
-            self._create(name_for(self._group, name), origin.lv.lv_size, *words, tags=self._tags(record, *marks))
-        )
+        return self._made_active(self._create(name, origin.lv.lv_size, *words, tags=self._tags(record, *marks)))
 
     def _made_active(self, lv: LogicalVolume) -> LogicalVolume:
         try:
@@ -306,8 +313,18 @@ class LvmVolumes(LvmPool):
         kind, point = item.record.filesystem, self.mountpoint(item.volume)
         number = self._active(item.lv)
         lvmfilesystem.fill(item.lv.path, item.lv.lv_size, item.lv.vg_extent_size)
+        if kind == EXT4:
+            self._own(item)
         self._points.mount(point, str(item.lv.path), kind, MOUNT[kind], device=number)
         return point
+
+    def _own(self, item: Item) -> None:
+        """Give a clone its own UUID where a kill came before that; where that fails it can be mounted all the same."""
+        try:
+            with explained(f"volume '{item.volume.name}' may have the UUID of what it is a copy of"):
+                lvmfilesystem.own(item.lv.path, lvmfilesystem.uuid_for(item.of))
+        except SnapvolError as error:
+            log.warning("pool '%s': %s", self.pool, error)
 
     @contextmanager
     def _unmounted(self, item: Item, what: str) -> Iterator[bool]:

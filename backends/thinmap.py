@@ -1,6 +1,6 @@
 """Which blocks of a thin volume are mapped, and which differ between two: from the pool's metadata (T31).
 
-The tools read a metadata snapshot, of which a pool has one: whoever has reserved it is waited for.
+What is read is a metadata snapshot, of which a pool has one: whoever has reserved it is waited for.
 """
 
 from __future__ import annotations
@@ -9,15 +9,14 @@ import fcntl
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from xml.parsers import expat
 
-from snapvol import shell
 from snapvol.backend import Range
 from snapvol.backends import devicemapper
 from snapvol.backends.failures import explained
+from snapvol.backends.thinmetadata import Metadata, reading
 from snapvol.errors import StorageFailed
 
 log = logging.getLogger(__name__)
@@ -25,9 +24,6 @@ log = logging.getLogger(__name__)
 _PATIENCE = 120.0  # seconds that others may take
 _COURTESY = 5.0  # seconds that somebody else has who may be at work when the pool is opened
 _PAUSE = 0.1
-_PIECE = 1 << 16
-_DIFFERENT = ("different", "left_only", "right_only")
-_FRAME, _FRAMES = ("superblock", "device", "diff"), 2  # what stands around the blocks
 
 
 class ThinMap:
@@ -77,9 +73,8 @@ class ThinMap:
         Raises:
             StorageFailed: that cannot be told.
         """
-        words = ("thin_dump", "--dev-id", str(volume), self._metadata, "--metadata-snap")
-        with self._reserved():
-            return _ranges(_elements(*words), _mapping, chunk, size)
+        with self._reserved(chunk) as metadata:
+            return _ranges(metadata.mapped(volume), chunk, size)
 
     def volumes(self) -> set[int]:
         """Return the numbers of all thin volumes in the pool.
@@ -87,9 +82,8 @@ class ThinMap:
         Raises:
             StorageFailed: that cannot be told.
         """
-        with self._reserved():
-            listed = shell.run("thin_ls", "--metadata-snap", "--no-headers", "--format", "DEV", self._metadata)
-        return {int(word) for word in listed.split()}
+        with self._reserved() as metadata:
+            return metadata.volumes()
 
     def differing(self, base: int, volume: int, chunk: int, size: int) -> tuple[Range, ...]:
         """Return the ranges, in bytes, in which two thin volumes do not share what they map.
@@ -103,9 +97,8 @@ class ThinMap:
         Raises:
             StorageFailed: that cannot be told.
         """
-        words = ("thin_delta", "--thin1", str(base), "--thin2", str(volume), self._metadata, "--metadata-snap")
-        with self._reserved():
-            return _ranges(_elements(*words), _difference, chunk, size)
+        with self._reserved(chunk) as metadata:
+            return _ranges(metadata.differing(base, volume), chunk, size)
 
     @contextmanager
     def _alone(self) -> Iterator[int]:
@@ -119,7 +112,7 @@ class ThinMap:
             os.close(lock)
 
     @contextmanager
-    def _reserved(self) -> Iterator[None]:
+    def _reserved(self, chunk: int | None = None) -> Iterator[Metadata]:
         with self._alone() as lock, explained(f"the metadata of {self._pool} cannot be read"):
             self._wait(lock)
             os.pwrite(lock, b"reserved", 0)
@@ -129,7 +122,14 @@ class ThinMap:
                 os.ftruncate(lock, 0)  # another program has been faster: it is not ours to release
                 raise
             try:
-                yield
+                state = devicemapper.thin_pool(self._pool)
+                if state is None or state.held is None:
+                    raise StorageFailed(f"thin pool {self._pool} has lost its metadata snapshot")
+                with reading(self._metadata) as read:
+                    metadata = Metadata(read, state.held)
+                    if chunk not in (None, metadata.chunk):
+                        raise StorageFailed("the chunk size in the metadata is not the one that LVM reports")
+                    yield metadata
             finally:
                 self._release(lock)
 
@@ -159,78 +159,15 @@ class ThinMap:
             os.ftruncate(lock, 0)
 
 
-def _elements(program: str, *words: str | os.PathLike[str]) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yield the names and attributes of the elements that a program writes as XML, as they come.
-
-    Raises:
-        StorageFailed: it fails, or ends in the middle.
-    """
-    found: list[tuple[str, dict[str, str]]] = []
-    parser = expat.ParserCreate()
-    parser.StartElementHandler = lambda name, attributes: found.append((name, attributes))
-    child = shell.start(program, *words)
-    try:
-        while piece := os.read(child.stdout, _PIECE):
-            parser.Parse(piece)
-            yield from found
-            found.clear()
-        said = os.read(child.stderr, _PIECE).decode("utf-8", "replace")
-        if child.wait(60) != 0:
-            raise StorageFailed(f"{program} failed: {' '.join(said.split()) or 'no message'}")
-        parser.Parse(b"", True)
-    except expat.ExpatError as error:
-        raise StorageFailed(f"what {program} says is not understood: {error}") from error
-    finally:
-        child.close()
-
-
-Block = tuple[int, int]  # number of the first chunk, and how many
-
-
-def _mapping(name: str, attributes: Mapping[str, str]) -> Block | None:
-    if name == "single_mapping":
-        return int(attributes["origin_block"]), 1
-    if name == "range_mapping":
-        return int(attributes["origin_begin"]), int(attributes["length"])
-    return None
-
-
-def _difference(name: str, attributes: Mapping[str, str]) -> Block | None:
-    if name in _DIFFERENT:
-        return int(attributes["begin"]), int(attributes["length"])
-    return (0, 0) if name == "same" else None
-
-
-def _ranges(
-    elements: Iterable[tuple[str, Mapping[str, str]]],
-    read: Callable[[str, Mapping[str, str]], Block | None],
-    chunk: int,
-    size: int,
-) -> tuple[Range, ...]:
-    """Return blocks as ranges of bytes, neighbours joined, cut off at ``size``; nothing unknown is passed over."""
+def _ranges(runs: Iterable[tuple[int, int]], chunk: int, size: int) -> tuple[Range, ...]:
+    """Return runs of chunks as ranges of bytes, neighbours joined, cut off at ``size``."""
     found: list[Range] = []
-    framed = 0
-    for name, attributes in elements:
-        block = read(name, attributes)
-        if name in _FRAME:
-            framed += 1
-            if name == "superblock" and int(attributes["data_block_size"]) * 512 != chunk:
-                raise StorageFailed("the chunk size in the metadata is not the one that LVM reports")
-        elif block is None:
-            raise StorageFailed(f"the metadata has a '{name}', which is not understood")
-        elif block[1]:
-            _join(found, block[0] * chunk, min((block[0] + block[1]) * chunk, size))
-    if framed != _FRAMES:
-        raise StorageFailed("the metadata does not have the volume")
+    for first, count in runs:
+        begin, end = first * chunk, min((first + count) * chunk, size)
+        if begin >= end:
+            continue
+        if found and begin == sum(found[-1]):
+            found[-1] = (found[-1][0], end - found[-1][0])
+        else:
+            found.append((begin, end - begin))
     return tuple(found)
-
-
-def _join(found: list[Range], begin: int, end: int) -> None:
-    if begin >= end:
-        return
-    if found and begin < sum(found[-1]):
-        raise StorageFailed("the metadata's ranges are not ascending")
-    if found and begin == sum(found[-1]):
-        found[-1] = (found[-1][0], end - found[-1][0])
-    else:
-        found.append((begin, end - begin))

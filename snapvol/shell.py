@@ -30,7 +30,10 @@ ENVIRONMENT = {"LC_ALL": "C.UTF-8", "PATH": "/usr/local/sbin:/usr/local/bin:/usr
 # One operation on ZFS or LVM runs several of these, and each has little to do. sh forks this process, with all its
 # memory, which takes ten milliseconds (in a virtual machine many more); the vfork of subprocess takes one.
 _SHORT = frozenset(
-    {"zfs", "zpool", "lvs", "vgs", "lvcreate", "lvchange", "lvremove", "lvrename", "lvextend", "vgmknodes"}
+    {
+        *("zfs", "zpool", "lvs", "vgs", "lvcreate", "lvchange", "lvremove", "lvrename", "lvextend", "vgmknodes"),
+        *("mkfs.ext4", "mkfs.xfs", "tune2fs", "xfs_admin"),
+    }
 )
 
 

@@ -31,7 +31,7 @@ _TOOLS = {
     "directory": (("cp", "--version", "apt-get install coreutils"),),
     "lvm": (
         ("lvm", "version", "apt-get install lvm2"),
-        ("thin_delta", "--version", "apt-get install thin-provisioning-tools"),
+        ("thin_check", "--version", "apt-get install thin-provisioning-tools"),
         ("mkfs.ext4", "-V", "apt-get install e2fsprogs"),
         ("mkfs.xfs", "-V", "apt-get install xfsprogs"),
     ),

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 from msgspec.structs import replace
 
-from snapvol import mountinfo
-from snapvol.errors import SnapvolError
+from snapvol import mountinfo, shell
+from snapvol.backends import lvmfilesystem
+from snapvol.errors import SnapvolError, StorageFailed
 from snapvol.model import Volume, now
 from support.process import Server, run, wait_until
 from support.storage import Pool, contents
@@ -174,6 +177,93 @@ def test_a_clone_works_beside_its_origin_and_its_snapshot(mounting: Pool) -> Non
     if mounting.variant.backend == "lvm":
         uuids = {name: filesystem_uuid(mounting, volume) for name, volume in (("web", web), ("clone", clone))}
         assert uuids["web"] != uuids["clone"]
+
+
+@pytest.mark.parametrize("step", ["probe", "in_use", "run"])
+def test_a_clone_whose_maker_was_killed_has_its_own_uuid_once_it_is_mounted(mounting: Pool, step: str) -> None:
+    """T11, T14: an ext4 is whole as soon as it is there, and mounting it goes on; of an XFS nothing is left."""
+    if mounting.variant.backend != "lvm":
+        pytest.skip("other storage gives no copy its origin's UUID")
+    web = mounting.volume("web")
+    mounting.put(web, f="one")
+    point = mounting.backend.mount(web)
+    (point / "g").write_text("two")
+    snapshot = mounting.snapshot(web, "s1")  # of what is mounted: with a journal to be replayed
+    mounting.backend.unmount(web)
+    mounting.backend.close()
+    child = os.fork()
+    if child == 0:
+        try:
+            backend = mounting.fresh()
+            backend.open()
+            place = shell if step == "run" else lvmfilesystem
+            calls = 1 if step == "run" else 0  # lvcreate
+            setattr(place, step, Killing(getattr(place, step), after=calls))
+            backend.create(mounting.record("clone"), source=snapshot)
+        finally:
+            os._exit(1)
+    _, status = os.waitpid(child, 0)
+    assert os.WIFSIGNALED(status), "it was not killed"
+    mounting.reopen()
+    if mounting.variant.options["fs"] == "xfs":
+        assert mounting.names() == {"web"}
+        return
+    clone = mounting.stored("clone")
+    assert mounting.get(clone) == {"f": b"one", "g": b"two"}
+    uuids = {filesystem_uuid(mounting, volume) for volume in (web, clone)}
+    assert uuids == {str(lvmfilesystem.uuid_for(volume.id)) for volume in (web, clone)}
+
+
+def test_a_clone_is_seen_once_it_has_its_own_uuid(mounting: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else somebody could mount it while tune2fs or xfs_admin is at work."""
+    if mounting.variant.backend != "lvm":
+        pytest.skip("other storage gives no copy its origin's UUID")
+    snapshot = mounting.snapshot(mounting.volume("web"), "s1")
+    seen: list[set[str]] = []
+    own = lvmfilesystem.own
+
+    def looking(device: Path, uuid: UUID) -> None:
+        seen.append(mounting.names())
+        own(device, uuid)
+
+    monkeypatch.setattr(lvmfilesystem, "own", looking)
+    mounting.backend.create(mounting.record("clone"), source=snapshot)
+    assert seen == [{"web"}]
+    assert mounting.names() == {"web", "clone"}
+
+
+class Killing:
+    """A function that kills its process when it is called once more after so many calls."""
+
+    def __init__(self, call: Callable[..., object], *, after: int) -> None:
+        self.call, self.left = call, after
+
+    def __call__(self, *arguments: object, **named: object) -> object:
+        if not self.left:
+            os.kill(os.getpid(), signal.SIGKILL)
+        self.left -= 1
+        return self.call(*arguments, **named)
+
+
+def test_a_copy_that_cannot_get_its_own_uuid_is_mounted_all_the_same(
+    mounting: Pool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    if mounting.variant.options.get("fs") != "ext4":
+        pytest.skip("only an ext4 can be there before it has its own UUID")
+    web = mounting.volume("web")
+    monkeypatch.setattr(lvmfilesystem, "uuid_for", lambda _: UUID(int=7))
+    monkeypatch.setattr(shell, "run", refusing(shell.run, "tune2fs"))
+    mounting.put(web, f="one")
+    assert "may have the UUID of what it is a copy of" in caplog.text
+
+
+def refusing(run: Callable[..., str], *programs: str) -> Callable[..., str]:
+    def refused(program: str, *words: str | os.PathLike[str], **named: object) -> str:
+        if program in programs:
+            raise StorageFailed(f"{program}: not today")
+        return run(program, *words, **named)
+
+    return refused
 
 
 def filesystem_uuid(pool: Pool, volume: Volume) -> str:

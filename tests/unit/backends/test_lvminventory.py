@@ -179,7 +179,17 @@ def test_a_copy_of_a_volume_is_not_a_second_one() -> None:
 def test_snapshots_are_listed_oldest_first_and_known_by_both_names() -> None:
     found = inventory(lv("w", volume("web")), lv("a", snapshot("web", "z", minutes=2)), lv("b", snapshot("web", "a")))
     assert [item.snapshot("shop").full_name for item in found.snapshots("id-web")] == ["shop@a", "shop@z"]
-    assert found.snapshots("id-web")[0].snapshot("web").id == identity(found.snapshots("id-web")[0].lv) == "uuid-b/1"
+    first = found.snapshots("id-web")[0]
+    assert first.snapshot("web").id == identity(first.lv) == "uuid-b/1/0"
+
+
+def test_what_is_still_being_made_is_not_seen() -> None:
+    making = {"web"}
+    found = Inventory([POOL, lv("web", volume("web"))], "pool", making)
+    assert found.contents() == {}
+    assert found.volumes("fast", trash=False) == []
+    making.clear()
+    assert list(found.contents()) == ["id-web"]
 
 
 def test_what_changes_is_noted() -> None:

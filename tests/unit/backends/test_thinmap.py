@@ -1,9 +1,9 @@
-"""What the tools of thin pools say, as ranges of bytes; nothing that is not understood is passed over (T31)."""
+"""A thin pool's mappings as ranges of bytes, from a metadata snapshot that is let go of whatever happens (T31)."""
 
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
+import random
 from pathlib import Path
 
 import pytest
@@ -11,80 +11,86 @@ from msgspec.structs import replace
 
 from snapvol.backends import devicemapper
 from snapvol.backends.devicemapper import ThinPool
-from snapvol.backends.thinmap import ThinMap, _difference, _elements, _mapping, _ranges
+from snapvol.backends.thinmap import ThinMap
 from snapvol.errors import StorageFailed
+from support import thin_trees
 
 CHUNK = 65536
-# thin_dump and thin_delta 0.9.0, of a volume that was written here and there.
-DUMP = """\
-<superblock uuid="" time="11" transaction="23" flags="0" version="2" data_block_size="128" nr_data_blocks="0">
-  <device dev_id="1" mapped_blocks="11" transaction="0" creation_time="0" snap_time="11">
-    <single_mapping origin_block="0" data_block="17" time="11"/>
-    <range_mapping origin_begin="1" data_begin="4" length="7" time="0"/>
-    <range_mapping origin_begin="10" data_begin="20" length="2" time="11"/>
-    <single_mapping origin_block="2048" data_block="12" time="0"/>
-  </device>
-</superblock>
-"""
-DELTA = """\
-<superblock uuid="" time="2" transaction="3" data_block_size="128" nr_data_blocks="98304">
-  <diff left="1" right="2">
-    <same begin="0" length="4"/>
-    <different begin="4" length="1"/>
-    <left_only begin="5" length="2"/>
-    <right_only begin="100" length="3"/>
-    <same begin="103" length="4"/>
-  </diff>
-</superblock>
-"""
-
-
-def said(tmp_path: Path, text: str) -> Iterator[tuple[str, dict[str, str]]]:
-    (tmp_path / "said").write_text(text)
-    return _elements("cat", tmp_path / "said")
-
-
-def test_mappings_are_joined_and_cut_off_at_the_end(tmp_path: Path) -> None:
-    assert _ranges(said(tmp_path, DUMP), _mapping, CHUNK, 2049 * CHUNK - 5) == (
-        (0, 8 * CHUNK),
-        (10 * CHUNK, 2 * CHUNK),
-        (2048 * CHUNK, CHUNK - 5),
-    )
-    assert _ranges(said(tmp_path, DUMP), _mapping, CHUNK, 11 * CHUNK)[-1] == (10 * CHUNK, CHUNK)
-
-
-def test_what_only_one_side_maps_is_a_difference(tmp_path: Path) -> None:
-    assert _ranges(said(tmp_path, DELTA), _difference, CHUNK, 1 << 40) == (
-        (4 * CHUNK, 3 * CHUNK),
-        (100 * CHUNK, 3 * CHUNK),
-    )
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "message"),
-    [
-        ("left_only", "moved", "'moved', which is not understood"),
-        ('data_block_size="128"', 'data_block_size="256"', "chunk size"),
-        ("</superblock>", "", "is not understood"),
-        ('begin="100"', 'begin="5"', "not ascending"),
-        ("diff", "doff", "'doff'"),
-    ],
+STATE = ThinPool(
+    transaction=1,
+    metadata_used=0,
+    metadata_size=1,
+    data_used=0,
+    data_size=1,
+    held=None,
+    mode="rw",
+    needs_check=False,
 )
-def test_what_is_not_as_expected_is_an_error(tmp_path: Path, old: str, new: str, message: str) -> None:
-    assert old in DELTA
-    with pytest.raises(StorageFailed, match=message):
-        _ranges(said(tmp_path, DELTA.replace(old, new)), _difference, CHUNK, 1 << 40)
 
 
-def test_a_volume_that_is_not_there_has_not_no_mappings(tmp_path: Path) -> None:
-    head, _, tail = DUMP.partition("  <device")
-    with pytest.raises(StorageFailed, match="does not have the volume"):
-        _ranges(said(tmp_path, head + tail.partition("</device>\n")[2]), _mapping, CHUNK, 1 << 40)
+class Kernel:
+    """A thin pool that takes messages, and where its metadata snapshot is then."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+        self.messages: list[str] = []
+        self.number = number
+        self.held: int | None = None
+        monkeypatch.setattr(devicemapper, "message", self.message)
+        monkeypatch.setattr(devicemapper, "thin_pool", lambda _: replace(STATE, held=self.held))
+
+    def message(self, _: str, text: str) -> None:
+        self.messages.append(text)
+        self.held = self.number if text.startswith("reserve") else None
 
 
-def test_a_tool_that_fails_says_why(tmp_path: Path) -> None:
-    with pytest.raises(StorageFailed, match=r"cat failed: cat: .*No such file"):
-        list(_elements("cat", tmp_path / "nothing"))
+@pytest.fixture
+def disk(tmp_path: Path) -> tuple[Path, int]:
+    """A metadata device with two volumes, and the block of its metadata snapshot."""
+    disk = thin_trees.Metadata()
+    old = {key: (key + 1, 0) for key in (0, 1, 2, 3, 10, 11, 2048)}
+    disk.add(1, old, random.Random(1))
+    disk.add(2, {**old, 1: (90, 1), 2: (91, 1), 2048: (92, 1)}, random.Random(1))
+    held = disk.finished()
+    path = tmp_path / "metadata"
+    path.write_bytes(b"".join(disk.blocks.get(number, bytes(4096)) for number in range(held + 1)))
+    return path, held
+
+
+def test_chunks_become_ranges_that_are_cut_off_at_the_end(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, disk: tuple[Path, int]
+) -> None:
+    path, held = disk
+    kernel = Kernel(monkeypatch, held)
+    metadata = ThinMap("pool", path, tmp_path / "lock")
+    size = 2049 * CHUNK - 5
+    assert metadata.mapped(1, CHUNK, size) == ((0, 4 * CHUNK), (10 * CHUNK, 2 * CHUNK), (2048 * CHUNK, CHUNK - 5))
+    assert metadata.mapped(1, CHUNK, 11 * CHUNK) == ((0, 4 * CHUNK), (10 * CHUNK, CHUNK))
+    assert metadata.differing(1, 2, CHUNK, size) == ((CHUNK, 2 * CHUNK), (2048 * CHUNK, CHUNK - 5))
+    assert metadata.differing(1, 2, CHUNK, 2048 * CHUNK) == ((CHUNK, 2 * CHUNK),)
+    assert metadata.volumes() == {1, 2}
+    assert kernel.messages == ["reserve_metadata_snap", "release_metadata_snap"] * 5
+
+
+def test_metadata_of_other_chunks_than_lvm_s_is_refused_and_let_go_of(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, disk: tuple[Path, int]
+) -> None:
+    path, held = disk
+    kernel = Kernel(monkeypatch, held)
+    with pytest.raises(StorageFailed, match="the metadata of pool cannot be read: the chunk size"):
+        ThinMap("pool", path, tmp_path / "lock").mapped(1, 2 * CHUNK, CHUNK)
+    kernel.number = held - 1  # no superblock
+    with pytest.raises(StorageFailed, match="wrong checksum"):
+        ThinMap("pool", path, tmp_path / "lock").mapped(1, CHUNK, CHUNK)
+    assert kernel.held is None
+    assert (tmp_path / "lock").read_text() == ""
+
+
+def test_a_metadata_snapshot_that_is_gone_again_is_not_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    kernel = Kernel(monkeypatch, 5)
+    monkeypatch.setattr(devicemapper, "thin_pool", lambda _: STATE)
+    with pytest.raises(StorageFailed, match="has lost its metadata snapshot"):
+        ThinMap("pool", tmp_path / "metadata", tmp_path / "lock").mapped(1, CHUNK, CHUNK)
+    assert kernel.messages == ["reserve_metadata_snap"]
 
 
 def test_a_metadata_snapshot_that_another_program_has_just_reserved_stays(
@@ -99,18 +105,8 @@ def test_a_metadata_snapshot_that_another_program_has_just_reserved_stays(
             held.append(7)  # by the other one
             raise OSError(errno.EBUSY, "Device or resource busy")
 
-    state = ThinPool(
-        transaction=1,
-        metadata_used=0,
-        metadata_size=1,
-        data_used=0,
-        data_size=1,
-        held=None,
-        mode="rw",
-        needs_check=False,
-    )
     monkeypatch.setattr(devicemapper, "message", message)
-    monkeypatch.setattr(devicemapper, "thin_pool", lambda _: replace(state, held=held[0] if held else None))
+    monkeypatch.setattr(devicemapper, "thin_pool", lambda _: replace(STATE, held=held[0] if held else None))
     metadata = ThinMap("pool", tmp_path / "metadata", tmp_path / "lock")
     with pytest.raises(StorageFailed, match="busy"):
         metadata.mapped(1, CHUNK, CHUNK)
