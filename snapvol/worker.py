@@ -27,7 +27,7 @@ from snapvol.service.repositories import open_repository
 
 if TYPE_CHECKING:
     from snapvol.engine.archiver import BackupResult
-    from snapvol.engine.image_archiver import ImageBase
+    from snapvol.engine.base import BaseBackup
 
 PACE = 0.2  # seconds between reports of progress
 REACTION = 3.0  # seconds in which the engine should have noticed that it is to end
@@ -136,10 +136,12 @@ def _back_up(what: work.BackUp, report: Report) -> dict[str, Any]:
 
 
 def _back_up_image(what: work.BackUpImage, report: Report) -> dict[str, Any]:
-    from snapvol.engine.image_archiver import CHUNK, back_up_image, base_backup
+    from snapvol.engine.base import base_backup
+    from snapvol.engine.image_archiver import CHUNK, back_up_image
+    from snapvol.engine.manifest import BackupKind
     from snapvol.errors import BaseMismatch
 
-    def attempt(base: ImageBase | None) -> BackupResult:
+    def attempt(base: BaseBackup | None) -> BackupResult:
         changed = what.changed if base is not None else None
         chunk = what.chunk or CHUNK
         return back_up_image(
@@ -151,7 +153,7 @@ def _back_up_image(what: work.BackUpImage, report: Report) -> dict[str, Any]:
     with open_repository(what.repository.name, what.repository.settings) as repository:
         base = None
         if what.base is not None:
-            base = base_backup(repository, what.meta.id, what.base, host=what.host)
+            base = base_backup(repository, what.meta.id, what.base, BackupKind.IMAGE, host=what.host)
             if base is None:
                 report.warn("the backup that the last one was based on is no longer in the repository: all is read")
         report.phase("backing up")

@@ -34,6 +34,7 @@ class Repository:
         key_id: the key file by which it was opened.
         damaged_indexes: after `load_index`: the names of those that cannot be read, and why.
         damaged_snapshots: after `snapshots`: the ids of those that cannot be read, and why.
+        missing_packs: after `load_index` under a lock: how many packs that indexes name are not there.
     """
 
     def __init__(self, store: Store, key: MasterKey, key_id: str, settings: config.Config, tuning: Tuning) -> None:
@@ -42,6 +43,7 @@ class Repository:
         self.key_id = key_id
         self.damaged_indexes: list[tuple[str, Damaged]] = []
         self.damaged_snapshots: list[tuple[str, Damaged]] = []
+        self.missing_packs = 0
         self._key = key
         self._index = BlobIndex()
         self._reader = Reader(store, key, self._index)
@@ -132,9 +134,15 @@ class Repository:
         if alone:
             unknown = [(pack, size) for pack, size in packs.items() if not self._index.knows_pack(pack)]
             self._writer.take_in(taken_in(self.store, self._key, unknown))
-        if self._lock is not None and (missing := self._index.miss(packs)):
-            log.warning("%d packs that indexes name are not in %s", missing, self.store.location)
+        self.missing_packs = self._index.miss(packs) if self._lock is not None else 0
+        if self.missing_packs:
+            log.warning("%d packs that indexes name are not in %s", self.missing_packs, self.store.location)
         self._writer.check_all = self._writer.check_all or len(self._index) > 0
+
+    @property
+    def lacks_something(self) -> bool:
+        """Whether `load_index` met anything from which it follows that blobs of whole backups may be lost."""
+        return bool(self.missing_packs or self.damaged_indexes)
 
     def has(self, kind: BlobKind, blob: bytes) -> bool:
         """Say whether a blob is there, or on its way; `recheck` then looks for its pack."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -18,7 +18,7 @@ from snapvol.errors import StorageFailed
 from snapvol.model import Snapshot, Volume
 from support import edits
 from support.process import run
-from support.storage import ANYWHERE, Pool
+from support.storage import Pool
 
 pytestmark = pytest.mark.root
 MIB = 1 << 20
@@ -26,13 +26,8 @@ ADDED, REMOVED, MODIFIED = ChangeKind.ADDED, ChangeKind.REMOVED, ChangeKind.MODI
 
 
 @pytest.fixture
-def pool(opening: Callable[..., Pool]) -> Iterator[Pool]:
-    pool = opening(ANYWHERE["btrfs"])
-    try:
-        yield pool
-    finally:
-        pool.clear()
-        pool.backend.close()
+def pool(subvolumes: Pool) -> Pool:
+    return subvolumes
 
 
 @pytest.fixture
@@ -126,7 +121,7 @@ def assert_ranges(change: Change, before: object, after: object) -> None:
 _numbers = iter(range(10**9))
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(script=edits.edits(), more=edits.edits(6))
 def test_nothing_that_differs_is_missing(pool: Pool, script: Sequence[edits.Edit], more: Sequence[edits.Edit]) -> None:
     web = pool.volume(f"web{next(_numbers)}")
