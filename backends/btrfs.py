@@ -80,7 +80,15 @@ class Btrfs(Trees):
             )
 
     def _probe(self) -> Features:
-        return Features(snapshots=True, instant=True, quota=True, resize=True, shared_blocks=True, stable_inodes=True)
+        return Features(
+            snapshots=True,
+            instant=True,
+            quota=True,
+            resize=True,
+            shared_blocks=True,
+            stable_inodes=True,
+            tracked=("files",) if os.geteuid() == 0 else (),  # only root may ask for changes
+        )
 
     def _check_options(self, volume: Volume) -> None:
         for option in self.options:

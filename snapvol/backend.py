@@ -39,8 +39,8 @@ class Features(Struct, frozen=True, kw_only=True):
         filesystems: what the `fs` option can name, the default first; none where the storage is a filesystem itself.
         backup_kinds: what the `backup.kind` option can name, the default first. Where ``image`` is among them, there
             are `Backend.open_image` and `Backend.stage_image`.
-        keeps_base: the storage itself knows what changed between two snapshots (`Backend.image_changes`), so a backup
-            keeps its snapshot as the base of the next.
+        tracked: the kinds of backups of whose contents the storage itself knows what changed between two snapshots
+            (`Backend.changes`, `Backend.image_changes`), so that a backup keeps its snapshot as the base of the next.
     """
 
     snapshots: bool
@@ -52,7 +52,12 @@ class Features(Struct, frozen=True, kw_only=True):
     reason: str | None = None
     filesystems: tuple[str, ...] = ()
     backup_kinds: tuple[str, ...] = ("files",)
-    keeps_base: bool = False
+    tracked: tuple[str, ...] = ()
+
+    @property
+    def keeps_base(self) -> bool:
+        """Whether backups of any kind keep their snapshot."""
+        return bool(self.tracked)
 
 
 class Option(Struct, frozen=True, kw_only=True):
