@@ -87,19 +87,21 @@ def _sent(base: Path, snapshot: Path) -> Iterator[IO[bytes]]:
             try:
                 yield stream
             except StorageFailed as error:
-                raise _verdict(child) or error from error
-        failure = _verdict(child)
-        if failure is not None:
-            raise failure
+                # Where it has ended, it knows better why; but it may be waiting for somebody to read on.
+                if child.wait(1):
+                    raise _failure(child) from error
+                raise
+        if child.wait(60) != 0:
+            raise _failure(child)
     finally:
         child.close()
 
 
-def _verdict(child: shell.Child) -> StorageFailed | None:
+def _failure(child: shell.Child) -> StorageFailed:
+    code = child.wait(0)
+    if code is None:
+        return StorageFailed("btrfs send does not end")
     said = os.read(child.stderr, _SAID).decode("utf-8", "replace")
-    code = child.wait(60)
-    if code == 0:
-        return None
     return StorageFailed(f"btrfs send failed (exit {code}): {' '.join(said.split()) or 'no message'}")
 
 

@@ -14,7 +14,7 @@ from msgspec import Struct
 from snapvol.backend import Range
 from snapvol.backends.sendstream import Command, Field, Unknown, Verb
 
-MOST = 250_000  # names; with more, looking at everything costs no more, and takes no memory
+MOST = 100_000  # names; with more, looking at everything costs no more, and takes no memory
 
 
 class Entry:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import random
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from hashlib import sha256
 
 import msgspec
@@ -24,8 +24,8 @@ from snapvol.engine.reading import Unreadable, load_tree
 from snapvol.errors import BaseMismatch
 from snapvol.repository import Repository
 
-_MOST = 16  # looks
-_MOST_BYTES = 16 << 20  # read
+_MOST = 16  # looks at entries that were taken whole, and as many at parts of files
+_MOST_BYTES = 8 << 20  # read of either
 
 
 class _Candidate(Struct, frozen=True):
@@ -40,6 +40,26 @@ class _Candidate(Struct, frozen=True):
     names: tuple[bytes, ...]
     entry: Node | None = None
     pieces: Sequence[Piece] = ()
+
+
+class _Chosen:
+    """Some of all that is offered: each with the same chance, however many there will be."""
+
+    def __init__(self) -> None:
+        self._offered = 0
+        self._kept: list[_Candidate] = []
+
+    def offer(self, candidate: _Candidate) -> None:
+        self._offered += 1
+        if len(self._kept) < _MOST:
+            self._kept.append(candidate)
+        # Not a secret, but no pattern either: the next run looks elsewhere.
+        elif (at := random.randrange(self._offered)) < _MOST:
+            self._kept[at] = candidate
+
+    def looks(self) -> list[_Candidate]:
+        """Return what to look at; of a few candidates, each several times, and elsewhere in it each time."""
+        return [*self._kept, *random.choices(self._kept, k=_MOST - len(self._kept))] if self._kept else []
 
 
 class Sample:
@@ -58,26 +78,18 @@ class Sample:
         self._volume = meta.name
         self._taken = int(meta.taken.timestamp() * 1_000_000_000)
         self._base = base
-        self._offered = 0
-        self._candidates: list[_Candidate] = []
-        self._left = _MOST_BYTES
+        self._entries = _Chosen()
+        self._parts = _Chosen()
+        self._left = 0
 
     def offer(self, names: tuple[bytes, ...], entry: Node) -> None:
         """Note an entry that was taken whole; a directory stands for all that is in it."""
-        self._offer(_Candidate(names, entry=entry))
+        self._entries.offer(_Candidate(names, entry=entry))
 
     def offer_pieces(self, names: tuple[bytes, ...], name: bytes, taken: Sequence[Piece]) -> None:
         """Note parts of a file that were not read."""
         if taken:
-            self._offer(_Candidate((*names, name), pieces=taken))
-
-    def _offer(self, candidate: _Candidate) -> None:
-        # Each that is offered stays with the same chance, however many there will be.
-        self._offered += 1
-        if len(self._candidates) < _MOST:
-            self._candidates.append(candidate)
-        elif (at := random.randrange(self._offered)) < _MOST:
-            self._candidates[at] = candidate
+            self._parts.offer(_Candidate((*names, name), pieces=taken))
 
     def check(self, tree: Tree, recorder: Recorder) -> None:
         """Look at some of what was offered.
@@ -86,11 +98,12 @@ class Sample:
             BaseMismatch: it differs from the earlier backup.
             Unusable: it cannot be compared.
         """
-        if not self._candidates:
-            return
-        # Not a secret, but no pattern either: the next run looks elsewhere.
-        more = random.choices(self._candidates, k=_MOST - len(self._candidates))
-        for candidate in (*self._candidates, *more):
+        for chosen in (self._entries, self._parts):
+            self._left = _MOST_BYTES
+            self._look_at(tree, recorder, chosen.looks())
+
+    def _look_at(self, tree: Tree, recorder: Recorder, candidates: Iterable[_Candidate]) -> None:
+        for candidate in candidates:
             try:
                 self._look(tree, recorder, candidate)
             except (FileNotFoundError, NotADirectoryError):

@@ -277,6 +277,19 @@ def test_a_stream_that_ends_early_or_is_altered_is_an_error(
         pool.backend.changes(base, later)
 
 
+def test_a_producer_that_nobody_reads_from_any_more_is_not_waited_for(
+    pool: Pool, web: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, later = pool.snapshot(web, "s1"), pool.snapshot(web, "s2")
+    start = shell.start
+    monkeypatch.setattr(shell, "start", lambda *_: start("sh", "-c", "printf nonsense; yes; sleep 100"))
+    with pytest.raises(StorageFailed, match="is no stream of changes"):
+        pool.backend.changes(base, later)
+    monkeypatch.setattr(shell, "start", lambda *_: start("sh", "-c", "echo no such thing >&2; exit 3"))
+    with pytest.raises(StorageFailed, match=r"btrfs send failed \(exit 3\): no such thing"):
+        pool.backend.changes(base, later)
+
+
 def _failing(start: Callable[..., object]) -> Callable[..., object]:
     """The stream comes whole, and its producer fails nevertheless."""
     return lambda program, *words: start("sh", "-c", '"$@" && exit 1', "sh", program, *words)
