@@ -89,12 +89,14 @@ class Files:
             account.report(bytes=before.size)
             extended = before.extended_attributes
             return self._recorder.node(name, found, attributes=extended, content=before.content, size=before.size), None
-        earlier = pieces(self._repository, before) if ranges is not None and before is not None else None
-        changed = _changed(before, found, ranges or ())
+        earlier, changed = None, []
+        if ranges is not None and before is not None:
+            earlier, changed = pieces(self._repository, before), _changed(before, found, ranges)
         same = earlier is not None and not changed
         account.new += before is None
         account.changed += before is not None and not same
-        slot, size, extended = self._linked(place, name, found) or self._content(place, name, found, earlier, changed)
+        content = self._linked(place, name, found) if found.st_nlink > 1 else None
+        slot, size, extended = content or self._content(place, name, found, earlier, changed)
         account.bytes_total += size
         return self._recorder.node(name, found, attributes=extended, content=slot.content, size=size), slot
 
@@ -109,7 +111,7 @@ class Files:
     def _linked(self, place: Descent, name: bytes, found: os.stat_result) -> _Content | None:
         """Return what another name of the same file has just had."""
         identity = (found.st_dev, found.st_ino)
-        known = self._links.get(identity) if found.st_nlink > 1 else None
+        known = self._links.get(identity)
         if known is None:
             return None
         slot, size, left = known
@@ -131,7 +133,8 @@ class Files:
             extended, size, taken = self._read(place, name, found, slot, earlier or [], changed)
         if found.st_nlink > 1:
             self._links[found.st_dev, found.st_ino] = (slot, size, found.st_nlink - 1)
-        self._sample.offer_pieces(place.names, name, taken)
+        if taken:
+            self._sample.offer_pieces((*place.names, name), taken)
         return slot, size, extended
 
     def _read(
@@ -158,7 +161,7 @@ class Files:
             if opened.st_size < SMALLEST:
                 size = self._small(fd, slot)
             else:
-                size = self._large(fd, slot, self._cutter.cut(fd, opened, earlier, changed), taken)
+                size = self._large(slot, self._cutter.cut(fd, opened, earlier, changed), taken)
             after = os.fstat(fd)
             if size != found.st_size or after.st_mtime_ns != found.st_mtime_ns or after.st_size != size:
                 self._account.problem(place.path(name), "it changed while it was being read")
@@ -186,7 +189,7 @@ class Files:
         self._account.report(bytes=len(data))
         return len(data)
 
-    def _large(self, fd: int, slot: Slot, cut: Iterable[bytes | int | Piece], taken: list[Piece]) -> int:
+    def _large(self, slot: Slot, cut: Iterable[bytes | int | Piece], taken: list[Piece]) -> int:
         size = 0
         for piece in cut:
             if isinstance(piece, Piece):
@@ -206,8 +209,8 @@ class Files:
         return size
 
 
-def _changed(before: Node | None, found: os.stat_result, ranges: Sequence[Range]) -> list[Span]:
-    sizes = sorted((before.size if before is not None else 0, found.st_size))
+def _changed(before: Node, found: os.stat_result, ranges: Sequence[Range]) -> list[Span]:
+    sizes = sorted((before.size, found.st_size))
     return spans([*ranges, (sizes[0], sizes[1] - sizes[0])], sizes[1])
 
 

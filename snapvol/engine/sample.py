@@ -86,10 +86,9 @@ class Sample:
         """Note an entry that was taken whole; a directory stands for all that is in it."""
         self._entries.offer(_Candidate(names, entry=entry))
 
-    def offer_pieces(self, names: tuple[bytes, ...], name: bytes, taken: Sequence[Piece]) -> None:
+    def offer_pieces(self, names: tuple[bytes, ...], taken: Sequence[Piece]) -> None:
         """Note parts of a file that were not read."""
-        if taken:
-            self._parts.offer(_Candidate((*names, name), pieces=taken))
+        self._parts.offer(_Candidate(names, pieces=taken))
 
     def check(self, tree: Tree, recorder: Recorder) -> None:
         """Look at some of what was offered.
