@@ -98,6 +98,20 @@ def test_with_pieces_of_before_the_cuts_are_those_without(
         position += length
 
 
+def test_a_hole_that_became_too_small_to_count_is_read_with_what_is_before_it(tmp_path: Path) -> None:
+    kilo = 1 << 10
+    with made(tmp_path / "file", [NOISE[: 1400 * kilo], 600 * kilo, NOISE, 3 << 20]) as fd:
+        os.fsync(fd)  # or st_blocks says nothing yet
+        lengths_before = lengths(cut(fd))
+        earlier = [Piece(sum(lengths_before[:n]), length, "") for n, length in enumerate(lengths_before)]
+        assert any(piece.offset == 1400 * kilo for piece in earlier)
+        os.pwrite(fd, NOISE[: 200 * kilo], 1800 * kilo)
+        os.fsync(fd)
+        found = list(Cutter().cut(fd, os.fstat(fd), earlier, [(1800 * kilo, 2000 * kilo)]))
+        assert lengths(found) == lengths(cut(fd))
+    assert any(isinstance(piece, Piece) for piece in found)
+
+
 def change(fd: int, what: str, at: int, length: int) -> list[tuple[int, int]]:
     """Change a file; return the ranges that the storage would tell."""
     before = os.fstat(fd).st_size
