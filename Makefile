@@ -43,10 +43,10 @@ test-lvm test-zfs: ## contract, Docker, restores and power cuts over LVM or ZFS,
 GUEST_OF_test-lvm := uml
 GUEST_OF_test-zfs := uml qemu kernel
 
-bench: ## figures against restic and for plugin calls, ten minutes (root)
+bench: ## figures against restic and for plugin calls, fifteen minutes (root)
 	@packaging/vm/packages python judge
 	@packaging/vm/venv .venv dev
-	@for figures in startup plugin backup image prune; do .venv/bin/python bench/$$figures.py || exit 1; done
+	@for figures in startup plugin backup tracked image prune; do .venv/bin/python bench/$$figures.py || exit 1; done
 
 install: ## into /opt/snapvol, with the systemd units (root)
 	@packaging/vm/packages python

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from msgspec import Struct
 
 from snapvol import shell
-from snapvol.backend import Features, Option
-from snapvol.backends import subvolume
+from snapvol.backend import Change, Features, Option
+from snapvol.backends import btrfschanges, subvolume
+from snapvol.backends.btrfschanges import Point
+from snapvol.backends.failures import explained
 from snapvol.backends.measure import measure
 from snapvol.backends.place import Place, Reserve, absolute, read_settings
 from snapvol.backends.removal import refuse_mounted, remove_tree
 from snapvol.backends.trees import Trees
+from snapvol.backends.volumedir import DATA
 from snapvol.errors import PoolUnavailable, SettingsError, ToolFailed, UsageError
-from snapvol.model import Usage, Volume
+from snapvol.model import Snapshot, Usage, Volume
 from snapvol.settings import ROOT
 
 COMPRESSION = Option(
@@ -77,7 +80,15 @@ class Btrfs(Trees):
             )
 
     def _probe(self) -> Features:
-        return Features(snapshots=True, instant=True, quota=True, resize=True, shared_blocks=True, stable_inodes=True)
+        return Features(
+            snapshots=True,
+            instant=True,
+            quota=True,
+            resize=True,
+            shared_blocks=True,
+            stable_inodes=True,
+            tracked=("files",) if os.geteuid() == 0 else (),  # only root may ask for changes
+        )
 
     def _check_options(self, volume: Volume) -> None:
         for option in self.options:
@@ -135,6 +146,14 @@ class Btrfs(Trees):
 
     def _left_out(self, root: Path) -> Sequence[str]:
         return subvolume.nested(root)
+
+    def changes(self, base: Snapshot, snapshot: Snapshot) -> Iterable[Change] | None:
+        """See `Backend.changes`."""
+        with explained(f"what changed from '{base.full_name}' to '{snapshot.full_name}' cannot be found out"):
+            return btrfschanges.changes(self._at(base), self._at(snapshot))
+
+    def _at(self, snapshot: Snapshot) -> Point:
+        return Point(root=self._snapshot_directory(snapshot) / DATA, id=snapshot.id, name=f"'{snapshot.full_name}'")
 
     def _remove(self, path: Path) -> None:
         refuse_mounted(path, f"{path} is not removed")

@@ -146,7 +146,7 @@ class LvmPool(Backend):
             stable_inodes=True,
             filesystems=KINDS,
             backup_kinds=("image", "files"),
-            keeps_base=True,
+            tracked=("image",),
         )
 
     # -- condition ----------------------------------------------------------------------------------------------

@@ -19,13 +19,21 @@ _TREE_SEARCH = 0xD0009411  # _IOWR(0x94, 17, 4096 bytes)
 _DESTROY = 0x5000943F  # _IOW(0x94, 63, 4096 bytes)
 _ROOT_REFERENCES = 0xD000943D  # _IOWR(0x94, 61, 4096 bytes)
 _INODE_LOOKUP_USER = 0xD000943E  # _IOWR(0x94, 62, 4096 bytes)
+_TREE_SEARCH_LARGE = 0xC0709411  # _IOWR(0x94, 17, 112 bytes), with room for the answer behind
+_INODE_LOOKUP = 0xD0009412  # _IOWR(0x94, 18, 4096 bytes)
 _BY_ID = 1 << 4
 _DESTROY_REQUEST = struct.Struct("=qQQ4QQ4032x")  # descriptor, transaction, flags, unused, subvolume id
 _ROOT_TREE = 1
 _ROOT_REFERENCE = 156
+_INODE_REFERENCE = 12
+_INODE_MORE_REFERENCES = 13
 _KEY = struct.Struct("=QQQQQQQIIIIQQQQ")
 _ITEM = struct.Struct("=QQQII")
+_NAME = struct.Struct("=QH")  # index, length
+_NAME_ELSEWHERE = struct.Struct("=QQH")  # the directory's inode, index, length
+_ROOM = 64 << 10
 _MOST = 2**64 - 1
+_READ_ONLY = 1 << 0  # as the root item has it, not as the ioctls that set it
 
 
 class Subvolume(Struct, frozen=True, kw_only=True):
@@ -34,10 +42,18 @@ class Subvolume(Struct, frozen=True, kw_only=True):
     Attributes:
         number: its id in this file system.
         uuid: its identity.
+        origin: the identity of what it is a snapshot of; all zeros where it is none.
+        read_only: nothing can be written to it now.
+        made: the transaction that made it.
+        changed: the last one that changed anything in it.
     """
 
     number: int
     uuid: str
+    origin: str
+    read_only: bool
+    made: int
+    changed: int
 
 
 def filesystem_id(path: Path) -> str | None:
@@ -58,9 +74,19 @@ def info(root: Path) -> Subvolume:
     with _Opened(root) as descriptor:
         answer = bytearray(504)
         fcntl.ioctl(descriptor, _SUBVOLUME_INFO, answer)
-    # treeid u64, name char[256], parent_id u64, dirid u64, generation u64, flags u64, uuid u8[16]
+    # treeid u64, name char[256], parent_id u64, dirid u64, generation u64, flags u64, uuid u8[16], parent_uuid u8[16],
+    # received_uuid u8[16], ctransid u64, otransid u64
     (number,) = struct.unpack_from("=Q", answer, 0)
-    return Subvolume(number=number, uuid=str(UUID(bytes=bytes(answer[296:312]))))
+    (flags,) = struct.unpack_from("=Q", answer, 288)
+    changed, made = struct.unpack_from("=QQ", answer, 344)
+    return Subvolume(
+        number=number,
+        uuid=str(UUID(bytes=bytes(answer[296:312]))),
+        origin=str(UUID(bytes=bytes(answer[312:328]))),
+        read_only=bool(flags & _READ_ONLY),
+        made=made,
+        changed=changed,
+    )
 
 
 def children(path: Path, number: int) -> list[int]:
@@ -90,6 +116,58 @@ def _search(descriptor: int, number: int, start: int) -> list[int]:
         position += _ITEM.size + length
         if objectid == number and kind == _ROOT_REFERENCE:
             found.append(offset)
+    return found
+
+
+def names(root: int, inode: int) -> list[bytes]:
+    """Return every path of an inode in the subvolume whose root is open as ``root``, relative to that."""
+    found = []
+    for directory, name in _names_of(root, inode):
+        request = bytearray(4096)
+        struct.pack_into("=QQ", request, 0, 0, directory)
+        fcntl.ioctl(root, _INODE_LOOKUP, request)
+        found.append(bytes(request[16:]).split(b"\0", 1)[0] + name)
+    return found
+
+
+def _names_of(root: int, inode: int) -> list[tuple[int, bytes]]:
+    """Return the directory's inode and the name in it, for each name of an inode."""
+    found: list[tuple[int, bytes]] = []
+    kind, start = _INODE_REFERENCE, 0
+    while True:
+        request = bytearray(_KEY.size + 8 + _ROOM)
+        _KEY.pack_into(
+            request, 0,
+            0, inode, inode, start, _MOST, 0, _MOST, kind, _INODE_MORE_REFERENCES, _MOST >> 32, 0, 0, 0, 0, 0,
+        )  # fmt: skip
+        struct.pack_into("=Q", request, _KEY.size, _ROOM)
+        fcntl.ioctl(root, _TREE_SEARCH_LARGE, request)
+        (count,) = struct.unpack_from("=I", request, 64)
+        if not count:
+            return found
+        position = _KEY.size + 8
+        for _ in range(count):
+            _transaction, objectid, offset, kind, length = _ITEM.unpack_from(request, position)
+            position += _ITEM.size
+            if objectid == inode and kind in (_INODE_REFERENCE, _INODE_MORE_REFERENCES):
+                found += _names_in(bytes(request[position : position + length]), kind, offset)
+            position += length
+            start = offset + 1  # keys ascend by kind, then by offset
+        if start > _MOST:
+            return found
+
+
+def _names_in(item: bytes, kind: int, directory: int) -> list[tuple[int, bytes]]:
+    found, at = [], 0
+    while at < len(item):
+        if kind == _INODE_REFERENCE:
+            _index, length = _NAME.unpack_from(item, at)
+            at += _NAME.size
+        else:
+            directory, _index, length = _NAME_ELSEWHERE.unpack_from(item, at)
+            at += _NAME_ELSEWHERE.size
+        found.append((directory, item[at : at + length]))
+        at += length
     return found
 
 

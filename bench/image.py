@@ -26,9 +26,10 @@ VOLUME = "benchmark"
 def engine(url: str, password_file: str, verb: str, *words: str) -> None:
     """Do one piece of work as the daemon's worker does it: ``init``, ``backup DEVICE CHANGED`` or ``restore FILE``."""
     from snapvol.backend import Image
-    from snapvol.engine.image_archiver import back_up_image, base_backup
+    from snapvol.engine.base import base_backup
+    from snapvol.engine.image_archiver import back_up_image
     from snapvol.engine.image_restorer import restore_image
-    from snapvol.engine.manifest import VolumeMeta
+    from snapvol.engine.manifest import BackupKind, VolumeMeta
     from snapvol.engine.progress import Silent
     from snapvol.model import now
     from snapvol.repository import Repository
@@ -56,7 +57,7 @@ def engine(url: str, password_file: str, verb: str, *words: str) -> None:
             repository,
             image,
             VolumeMeta(id=VOLUME, name=VOLUME, created=now(), taken=now()),
-            base=base_backup(repository, VOLUME, str(count - 1)),
+            base=base_backup(repository, VOLUME, str(count - 1), BackupKind.IMAGE),
             changed=changed,
             progress=Silent(),
         )

@@ -39,8 +39,8 @@ class Features(Struct, frozen=True, kw_only=True):
         filesystems: what the `fs` option can name, the default first; none where the storage is a filesystem itself.
         backup_kinds: what the `backup.kind` option can name, the default first. Where ``image`` is among them, there
             are `Backend.open_image` and `Backend.stage_image`.
-        keeps_base: the storage itself knows what changed between two snapshots (`Backend.image_changes`), so a backup
-            keeps its snapshot as the base of the next.
+        tracked: the kinds of backups of whose contents the storage itself knows what changed between two snapshots
+            (`Backend.changes`, `Backend.image_changes`), so that a backup keeps its snapshot as the base of the next.
     """
 
     snapshots: bool
@@ -52,7 +52,12 @@ class Features(Struct, frozen=True, kw_only=True):
     reason: str | None = None
     filesystems: tuple[str, ...] = ()
     backup_kinds: tuple[str, ...] = ("files",)
-    keeps_base: bool = False
+    tracked: tuple[str, ...] = ()
+
+    @property
+    def keeps_base(self) -> bool:
+        """Whether backups of any kind keep their snapshot."""
+        return bool(self.tracked)
 
 
 class Option(Struct, frozen=True, kw_only=True):
@@ -105,7 +110,14 @@ class Image(Struct, frozen=True, kw_only=True):
 
 
 class ChangeKind(StrEnum):
-    """How a path differs between two points in time."""
+    """How a path differs between two points in time.
+
+    Attributes:
+        ADDED: what is there was not there before: it is new, or had another path. Of a directory that is said of all
+            that is in it. Something else may have been there before.
+        REMOVED: nothing is there any more. Of a directory that is said of all that was in it.
+        MODIFIED: the same file or directory, in which something may differ. What is in a directory is named by itself.
+    """
 
     ADDED = "added"
     REMOVED = "removed"
@@ -116,9 +128,11 @@ class Change(Struct, frozen=True, kw_only=True):
     """One path that differs.
 
     Attributes:
-        path: relative to the volume's root.
+        path: relative to the volume's root, which is empty itself.
         kind: how.
-        ranges: the (offset, length) pairs of a regular file that may differ; None where that is not known.
+        ranges: of a regular file that is modified, the (offset, length) pairs of its contents that may differ,
+            ascending and apart from each other; none where its contents are the same. What one size has and the other
+            has not is among them. None where that is not known, and for anything else.
     """
 
     path: bytes
@@ -349,8 +363,12 @@ class Backend(ABC):
     def changes(self, base: Snapshot, snapshot: Snapshot) -> Iterable[Change] | None:
         """Return what differs from ``base`` to ``snapshot``; None where that is not known.
 
-        A path that is not named is the same in both: a wrong answer corrupts backups silently, so None is always
-        right and a guess never is. Bases are compared by id.
+        A path that is not named is the same in both: inode, times, owner, mode, extended attributes, number of hard
+        links and contents. Every name of a file with several is named. A wrong answer corrupts backups silently, so
+        None is always right and a guess never is. Bases are compared by id.
+
+        Raises:
+            NotFound: one of them is gone, or a later one has its name.
         """
 
     def open_image(self, snapshot: Snapshot) -> AbstractContextManager[Image]:

@@ -16,7 +16,7 @@ import time
 import traceback
 from collections.abc import Callable
 from types import FrameType
-from typing import IO, TYPE_CHECKING, Any, NoReturn
+from typing import IO, TYPE_CHECKING, Any, NoReturn, Protocol
 
 import msgspec
 
@@ -27,7 +27,8 @@ from snapvol.service.repositories import open_repository
 
 if TYPE_CHECKING:
     from snapvol.engine.archiver import BackupResult
-    from snapvol.engine.image_archiver import ImageBase
+    from snapvol.engine.base import BaseBackup
+    from snapvol.engine.manifest import BackupKind
     from snapvol.repository import Repository
 
 PACE = 0.2  # seconds between reports of progress
@@ -123,28 +124,35 @@ def _opened(place: work.Place) -> Repository:
 def _back_up(what: work.BackUp, report: Report) -> dict[str, Any]:
     from snapvol.backend import Tree
     from snapvol.engine.archiver import back_up, latest_parent
+    from snapvol.engine.manifest import BackupKind
 
-    report.phase("opening the repository")
-    with _opened(what.repository) as repository:
-        parent = latest_parent(repository, what.meta.id, what.host)
-        report.phase("backing up")
+    def attempt(base: BaseBackup | None, *, again: bool) -> BackupResult:
+        # After a wrong answer of the storage, times and inodes prove nothing either: nothing is taken unread.
+        parent = latest_parent(repository, what.meta.id, what.host) if base is None and not again else None
+        tree = Tree(root=what.source, identity=what.identity, stable_inodes=what.stable_inodes)
+        changes = what.changes if base is not None else None
         result = back_up(
-            repository,
-            Tree(root=what.source, identity=what.identity, stable_inodes=what.stable_inodes),
-            what.meta,
+            *(repository, tree, what.meta),
             parent=parent,
             progress=report,
             host=what.host,
+            base=base,
+            changes=changes,
         )
-    report.total(result.files, result.bytes_total)
-    return _plain(result) | {"parent": parent}
+        if changes is None:
+            report.total(result.files, result.bytes_total)
+        return result
+
+    report.phase("opening the repository")
+    with _opened(what.repository) as repository:
+        return _on_base(repository, what, BackupKind.FILES, attempt, report)
 
 
 def _back_up_image(what: work.BackUpImage, report: Report) -> dict[str, Any]:
-    from snapvol.engine.image_archiver import CHUNK, back_up_image, base_backup
-    from snapvol.errors import BaseMismatch
+    from snapvol.engine.image_archiver import CHUNK, back_up_image
+    from snapvol.engine.manifest import BackupKind
 
-    def attempt(base: ImageBase | None) -> BackupResult:
+    def attempt(base: BaseBackup | None, *, again: bool) -> BackupResult:
         changed = what.changed if base is not None else None
         chunk = what.chunk or CHUNK
         return back_up_image(
@@ -152,21 +160,38 @@ def _back_up_image(what: work.BackUpImage, report: Report) -> dict[str, Any]:
         )
 
     report.phase("opening the repository")
-    mismatch = False
     with _opened(what.repository) as repository:
-        base = None
-        if what.base is not None:
-            base = base_backup(repository, what.meta.id, what.base, host=what.host)
-            if base is None:
-                report.warn("the backup that the last one was based on is no longer in the repository: all is read")
-        report.phase("backing up")
-        try:
-            result = attempt(base)
-        except BaseMismatch as error:
-            mismatch = True
-            report.warn(f"{error}; everything is read anew")
-            report.restart()
-            result = attempt(None)
+        return _on_base(repository, what, BackupKind.IMAGE, attempt, report)
+
+
+class _Attempt(Protocol):
+    def __call__(self, base: BaseBackup | None, *, again: bool) -> BackupResult: ...
+
+
+def _on_base(
+    repository: Repository,
+    what: work.BackUp | work.BackUpImage,
+    kind: BackupKind,
+    attempt: _Attempt,
+    report: Report,
+) -> dict[str, Any]:
+    """Back up what has changed since the base, where there is one; everything where the storage was wrong."""
+    from snapvol.engine.base import base_backup
+    from snapvol.errors import BaseMismatch
+
+    base, mismatch = None, False
+    if what.base is not None:
+        base = base_backup(repository, what.meta.id, what.base, kind, host=what.host)
+        if base is None:
+            report.warn("the backup that the last one was based on is no longer in the repository: all is read")
+    report.phase("backing up")
+    try:
+        result = attempt(base, again=False)
+    except BaseMismatch as error:
+        mismatch = True
+        report.warn(f"{error}; everything is read anew")
+        report.restart()
+        result = attempt(None, again=True)
     for note in result.notes[:MOST_PROBLEMS]:
         report.warn(note)
     return _plain(result) | {"parent": result.base, "mismatch": mismatch}

@@ -11,7 +11,7 @@ from msgspec import Struct
 from snapvol import __version__
 from snapvol.engine import reading, record
 from snapvol.engine.backups import Backup, describe
-from snapvol.engine.image_archiver import SOURCE
+from snapvol.engine.base import unsourced
 from snapvol.engine.image_layout import LOST, StoredImage, lost_parts
 from snapvol.engine.image_repair import ImageRepair
 from snapvol.engine.manifest import BackupKind, VolumeMeta
@@ -214,7 +214,7 @@ class _Work:
         for known, other in self._known:
             if other.tree == document.tree and other.original in (identity, before.original or identity):
                 return known
-        summary = {key: value for key, value in (before.summary or {}).items() if key != SOURCE}
+        summary = unsourced(before.summary or {})
         tags = [tag for tag in before.tags or () if tag != INCOMPLETE]
         new = msgspec.structs.replace(
             document,

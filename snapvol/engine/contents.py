@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from pyfastcdc import FastCDC
 
+from snapvol.engine.pieces import Piece, Unchanged
+from snapvol.engine.ranges import Span
+
 SMALLEST = 512 << 10
 LARGEST = 8 << 20
-FIXED = 1 << 20
 WINDOW = 2 * LARGEST
+_BEHIND = 4096
 _ZEROS = bytes(LARGEST)
 _PROBE = _ZEROS[:64]
 
@@ -58,50 +61,66 @@ class Cutter:
         self._window = memoryview(bytearray(WINDOW))
         self._by_content = FastCDC(avg_size=1 << 20, min_size=SMALLEST, max_size=LARGEST)
 
-    def cut(self, fd: int, found: os.stat_result, *, fixed: bool = False) -> Iterator[bytes | int]:
-        """Yield a file's chunks: their bytes, or the length of a chunk that is all zero.
+    def cut(
+        self, fd: int, found: os.stat_result, earlier: Sequence[Piece] = (), changed: Sequence[Span] = ()
+    ) -> Iterator[bytes | int | Piece]:
+        """Yield a file's pieces: their bytes, the length of one that is all zero, or one that an earlier backup has.
 
-        Ends early where the file has become shorter than ``found`` says.
+        The cuts are the same, whatever an earlier backup has. Ends early where the file has become shorter than
+        ``found`` says.
 
         Args:
             fd: the open file.
             found: its fstat.
-            fixed: cut every `FIXED` bytes: for files that are changed in place and whose changed ranges are known.
+            earlier: what it was made of.
+            changed: what may differ since.
 
         Raises:
             OSError: it cannot be read.
         """
         size = found.st_size
         sparse = found.st_blocks * 512 < size and size >= SMALLEST
+        unchanged = Unchanged(earlier, changed, SMALLEST if sparse else 1) if earlier else None
         for start, end, is_data in _extents(fd, size) if sparse else [(0, size, True)]:
             if is_data:
-                yield from self._data(fd, start, end, fixed)
+                yield from self._data(fd, start, end, unchanged)
             else:
                 for at in range(start, end, LARGEST):
                     yield min(LARGEST, end - at)
 
-    def _data(self, fd: int, start: int, end: int, fixed: bool) -> Iterator[bytes | int]:
-        window, held = self._window, 0
-        while start < end or held:
-            wanted = min(WINDOW - held, end - start)
+    def _data(self, fd: int, at: int, end: int, unchanged: Unchanged | None) -> Iterator[bytes | int | Piece]:
+        window, held = self._window, 0  # bytes from ``at`` on
+        while at < end:
+            if unchanged is not None and (piece := unchanged.at(at, end)) is not None:
+                yield piece
+                at, held = at + piece.length, 0
+                continue
+            wanted = min(_wanted(at, held, unchanged), end - at) - held
             while wanted:
-                got = os.preadv(fd, [window[held : held + wanted]], start)
+                got = os.preadv(fd, [window[held : held + wanted]], at + held)
                 if not got:
-                    end = start  # shorter than it was
+                    end = at + held  # shorter than it was
                     break
-                held, start, wanted = held + got, start + got, wanted - got
-            whole = start >= end
+                held, wanted = held + got, wanted - got
+            whole = at + held >= end
             used = 0
-            for length in self._lengths(held, fixed):
-                if not whole and used + length == held:
-                    break  # where this chunk ends depends on what follows
-                piece = bytes(window[used : used + length])
-                yield length if is_zero(piece) else piece
-                used += length
+            for chunk in self._by_content.cut_buf(window[:held]):
+                if not whole and used + chunk.length == held:
+                    break  # where this piece ends depends on what follows
+                data = bytes(window[used : used + chunk.length])
+                yield chunk.length if is_zero(data) else data
+                used += chunk.length
+                if unchanged is not None and unchanged.at(at + used, end) is not None:
+                    held = used  # from here on it is as it was
+                    break
             window[: held - used] = window[used:held]
-            held -= used
+            at, held = at + used, held - used
 
-    def _lengths(self, held: int, fixed: bool) -> Iterator[int]:
-        if fixed:
-            return (min(FIXED, held - at) for at in range(0, held, FIXED))
-        return (chunk.length for chunk in self._by_content.cut_buf(self._window[:held]))
+
+def _wanted(at: int, held: int, unchanged: Unchanged | None) -> int:
+    """Return how many bytes from ``at`` on are to be in memory: up to where pieces may be the earlier ones again."""
+    if unchanged is None:
+        return WINDOW
+    again = unchanged.after(at + held)
+    # A little more, to see whether there is a cut, or only an end of what was read.
+    return WINDOW if again is None else min(again - at + _BEHIND, WINDOW)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import msgspec
-from msgspec import Struct
 
 from snapvol.backend import Image, Range
 from snapvol.engine import record
 from snapvol.engine.archiver import BackupResult
+from snapvol.engine.base import BaseBackup, sourced
 from snapvol.engine.device import Device
 from snapvol.engine.image_capture import Capture, Earlier
 from snapvol.engine.image_layout import LARGEST_CHUNK, SMALLEST_CHUNK, segments_of
@@ -17,50 +17,12 @@ from snapvol.engine.image_plan import plan
 from snapvol.engine.manifest import BackupKind, ImageMeta, VolumeMeta
 from snapvol.engine.pipeline import Pipeline
 from snapvol.engine.progress import Progress
-from snapvol.engine.reading import IMAGE, TAG, Unreadable
+from snapvol.engine.reading import IMAGE, Unreadable
 from snapvol.errors import UsageError
 from snapvol.model import now
 from snapvol.repository import Repository, SnapshotDocument
 
 CHUNK = 1 << 20
-SOURCE = "image_source"  # in the summary: so the base is found without reading any manifest
-
-
-class ImageBase(Struct, frozen=True, kw_only=True):
-    """An earlier image backup of the same volume.
-
-    Attributes:
-        id: the backup's full id.
-        source: the identity of the snapshot that it is of.
-    """
-
-    id: str
-    source: str
-
-
-def base_backup(repository: Repository, volume_id: str, source: str, *, host: str | None = None) -> ImageBase | None:
-    """Return the newest image backup of the snapshot with this identity; None where there is none.
-
-    Whether it fits otherwise, and is whole, `back_up_image` finds out.
-
-    Args:
-        repository: opened; its index is not needed.
-        volume_id: the volume's identity.
-        source: the identity of the base snapshot (`Snapshot.id`), which the backend compares the new one with.
-        host: only backups made under this host's name.
-
-    Raises:
-        RepositoryUnreachable: the repository does not answer.
-    """
-    wanted = {TAG, IMAGE, f"volume-id={volume_id}"}
-    fitting = [
-        identity
-        for identity, document in repository.snapshots()
-        if wanted.issubset(document.tags or ())
-        and (document.summary or {}).get(SOURCE) == source
-        and (host is None or document.hostname == host)
-    ]
-    return ImageBase(id=fitting[-1], source=source) if fitting else None
 
 
 def back_up_image(
@@ -68,7 +30,7 @@ def back_up_image(
     image: Image,
     meta: VolumeMeta,
     *,
-    base: ImageBase | None,
+    base: BaseBackup | None,
     changed: Sequence[Range] | None,
     progress: Progress,
     host: str | None = None,
@@ -149,7 +111,7 @@ def _result(
     )
 
 
-def _document(repository: Repository, base: ImageBase | None) -> SnapshotDocument | None:
+def _document(repository: Repository, base: BaseBackup | None) -> SnapshotDocument | None:
     try:
         return repository.find_snapshot(base.id)[1] if base is not None else None
     except Unreadable:
@@ -164,5 +126,4 @@ def _summary(capture: Capture, image: Image, added: int) -> dict[str, object]:
         "data_added": added,
         "total_files_processed": capture.files,
         "total_bytes_processed": image.size,
-        SOURCE: image.identity,
-    }
+    } | sourced(BackupKind.IMAGE, image.identity)

@@ -9,6 +9,7 @@ from hashlib import sha256
 
 from msgspec import Struct
 
+from snapvol.engine.base import no_base
 from snapvol.engine.contents import is_zero
 from snapvol.engine.device import Device
 from snapvol.engine.image_layout import Segment, StoredImage, Writer, segments_of, zero_id
@@ -51,7 +52,7 @@ class Earlier(Struct, frozen=True, kw_only=True):
         """
 
         def useless(why: str) -> Earlier:
-            return Earlier(id=identity, problem=f"everything is read: backup {identity[:8]} is no base any more, {why}")
+            return Earlier(id=identity, problem=no_base(identity, why))
 
         if document is None:
             return useless("it is gone or damaged")

@@ -17,6 +17,10 @@ from snapvol.repository import BlobKind, Repository, SnapshotDocument
 _GRAIN = timedelta(seconds=2)
 
 
+class Unusable(Exception):
+    """A parent cannot be built upon without a look at everything; says why."""
+
+
 class Base:
     """A parent backup, or none.
 
@@ -29,6 +33,8 @@ class Base:
         self._repository = repository
         self._root: str | None = None
         self._settled_before = 0
+        self._whole: set[str] = set()
+        self.source: str | None = None
         if document is not None:
             self._open(document)
 
@@ -40,6 +46,7 @@ class Base:
         if start.meta is not None and start.kind is BackupKind.FILES:
             self._root = start.subtree
             self._settled_before = int((start.meta.taken - _GRAIN).timestamp() * 1_000_000_000)
+            self.source = start.meta.source
 
     def root(self) -> Parent:
         """Return the parent's listing of the volume's root."""
@@ -58,27 +65,65 @@ class Base:
         has = self._repository.has
         return before.content is not None and all(has(BlobKind.DATA, bytes.fromhex(blob)) for blob in before.content)
 
+    def has_all(self, entry: Node) -> bool:
+        """Return whether an unchanged entry, with all that is in it, is still in the repository.
+
+        Where no pack and no index is known to be missing or damaged, a backup that was whole still is, and of a
+        directory only its own tree is looked up: else this would cost as much as the volume is large.
+        """
+        if entry.type != Kind.DIRECTORY:
+            return entry.type != Kind.FILE or self.has_content(entry)
+        waiting, seen = [entry.subtree or ""], set[str]()
+        while waiting:
+            tree = waiting.pop()
+            if tree in seen or tree in self._whole:
+                continue
+            if not self._repository.has(BlobKind.TREE, bytes.fromhex(tree)):
+                return False
+            seen.add(tree)
+            if self._repository.lacks_something:
+                try:
+                    inside = load_tree(self._repository, tree)
+                except Unreadable:
+                    return False
+                if not all(self.has_content(below) for below in inside if below.type == Kind.FILE):
+                    return False
+                waiting += [below.subtree or "" for below in inside if below.type == Kind.DIRECTORY]
+        self._whole |= seen
+        return True
+
 
 class Parent:
-    """The parent's listing of one directory; empty where it has none."""
+    """The parent's listing of one directory; empty where it has none.
 
-    __slots__ = ("_entries", "_repository")
+    Attributes:
+        entries: by their quoted names.
+        listed: it has one, and it could be read.
+    """
+
+    __slots__ = ("_repository", "entries", "listed")
 
     def __init__(self, repository: Repository, subtree: str | None) -> None:
         self._repository = repository
-        self._entries: Mapping[str, Node] = {}
+        self.entries: Mapping[str, Node] = {}
+        self.listed = False
         if subtree is not None:
             try:
-                self._entries = {entry.quoted: entry for entry in load_tree(repository, subtree)}
+                self.entries = {entry.quoted: entry for entry in load_tree(repository, subtree)}
             except Unreadable:
                 return  # its files are read again
+            self.listed = True
+
+    def entry(self, name: bytes) -> Node | None:
+        """Return the entry of this name."""
+        return self.entries.get(gotext.quote(name))
 
     def file(self, name: bytes) -> Node | None:
         """Return the entry, if it was a file."""
-        entry = self._entries.get(gotext.quote(name))
+        entry = self.entry(name)
         return entry if entry is not None and entry.type == Kind.FILE else None
 
     def below(self, name: bytes) -> Parent:
         """Return the listing of a directory in this one."""
-        entry = self._entries.get(gotext.quote(name))
+        entry = self.entry(name)
         return Parent(self._repository, entry.subtree if entry is not None and entry.type == Kind.DIRECTORY else None)

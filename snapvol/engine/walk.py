@@ -5,29 +5,23 @@ from __future__ import annotations
 import os
 import stat
 from collections import deque
-from collections.abc import Iterator
 
 from snapvol.backend import Tree
 from snapvol.engine import manifest, node
-from snapvol.engine.contents import SMALLEST, Cutter, is_zero
+from snapvol.engine.account import Account
+from snapvol.engine.changed import Mark
 from snapvol.engine.descent import Descent, member
-from snapvol.engine.metadata import Recorder, attributes
-from snapvol.engine.node import Attribute, Node
-from snapvol.engine.parent import Base, Parent
+from snapvol.engine.files import Files, Replaced, readable_attributes
+from snapvol.engine.metadata import Recorder
+from snapvol.engine.node import Attribute, Kind, Node, kind_and_mode
+from snapvol.engine.parent import Base, Parent, Unusable
 from snapvol.engine.pipeline import Pipeline, Slot
-from snapvol.engine.progress import Problem, Progress, shown
+from snapvol.engine.reading import Unreadable
+from snapvol.engine.sample import Sample
 from snapvol.errors import StorageFailed
 from snapvol.repository import BlobKind, Repository
 
-_OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-_LARGE = 64 << 20
 _AHEAD = 20_000  # entries whose blobs may still be under way
-_REPORT_FILES = 64
-_REPORT_BYTES = 4 << 20
-
-
-class _Changed(Exception):
-    """A file is not what it was a moment ago."""
 
 
 class _Directory:
@@ -45,14 +39,19 @@ class _Directory:
 
 
 class _Frame:
-    """A directory that is being walked."""
+    """A directory that is being walked.
 
-    __slots__ = ("directory", "names", "parent")
+    Attributes:
+        mark: what has changed in it; None where that is not known.
+    """
 
-    def __init__(self, directory: _Directory, names: Iterator[bytes], parent: Parent) -> None:
+    __slots__ = ("directory", "mark", "names", "parent")
+
+    def __init__(self, directory: _Directory, names: list[bytes], parent: Parent, mark: Mark | None) -> None:
         self.directory = directory
-        self.names = names
+        self.names = iter(names)
         self.parent = parent
+        self.mark = mark
 
 
 class Walk:
@@ -63,8 +62,10 @@ class Walk:
         tree: what is read.
         pipeline: takes the blobs.
         base: the earlier backup, or nothing, that unchanged files are taken from.
-        progress: is told.
-        in_place: paths of files that are changed in place, with known ranges: cut at fixed places when large.
+        account: is told what is done; where ``mark`` is given, it begins with the figures of ``base``.
+        sample: is offered what is taken from ``base`` without a look.
+        mark: what has changed since ``base``: all else is taken from it. None where that is not known: everything is
+            looked at.
     """
 
     def __init__(
@@ -73,26 +74,22 @@ class Walk:
         tree: Tree,
         pipeline: Pipeline,
         base: Base,
-        progress: Progress,
-        in_place: frozenset[bytes] = frozenset(),
+        account: Account,
+        sample: Sample,
+        mark: Mark | None = None,
     ) -> None:
         self._repository = repository
         self._tree = tree
         self._pipeline = pipeline
         self._base = base
-        self._progress = progress
-        self._in_place = in_place
+        self._account = account
+        self._sample = sample
+        self._mark = mark
         self._recorder = Recorder(tree.stable_inodes)
-        self._cutter = Cutter()
-        self._links: dict[tuple[int, int], tuple[Slot, int, int]] = {}
+        self._files = Files(repository, tree, pipeline, base, self._recorder, account, sample)
         self._done: deque[_Directory] = deque()
         self._done_entries = 0
-        self._open_flags = _OPEN | (os.O_NOATIME if os.geteuid() == 0 else 0)
-        self._unreported = [0, 0]
         self._place: Descent
-        self.problems: list[Problem] = []
-        self.files = self.dirs = self.new = self.changed = self.unmodified = 0
-        self.bytes_total = self.bytes_read = 0
 
     # -- the walk -----------------------------------------------------------------------------------------------
 
@@ -101,6 +98,8 @@ class Walk:
 
         Raises:
             SnapvolError: the repository failed, or the root itself cannot be read.
+            BaseMismatch: what is said to be unchanged is not.
+            Unusable: ``base`` does not have what would be taken from it.
             Cancelled: nobody wants it any more.
         """
         try:
@@ -112,11 +111,12 @@ class Walk:
             self._walk(root)
             while self._done:
                 self._finish(self._done[0])
-            self._report(force=True)
+            self._account.report(force=True)
+        self._sample.check(self._tree, self._recorder)
         return self._directory_node(root)
 
     def _walk(self, root: _Directory) -> None:
-        frames = [_Frame(root, self._names(), self._base.root())]
+        frames = [self._frame(root, self._base.root(), self._mark)]
         while frames:
             frame = frames[-1]
             for name in frame.names:
@@ -127,162 +127,111 @@ class Walk:
             else:
                 self._leave(frames)
 
+    def _frame(self, directory: _Directory, parent: Parent, mark: Mark | None) -> _Frame:
+        names = self._names()
+        if mark is not None:
+            if not parent.listed:
+                raise Unusable("a directory of it is lost")
+            self._account.dirs -= 1  # this one
+            here = set(names)
+            for entry in parent.entries.values():
+                if entry.name not in here:
+                    self._take_off(entry)
+        return _Frame(directory, names, parent, mark)
+
     def _leave(self, frames: list[_Frame]) -> None:
         directory = frames.pop().directory
-        self.dirs += 1
+        self._account.dirs += 1
         self._done.append(directory)
         self._done_entries += len(directory.entries) + 1
         if frames:
             self._place.leave()
-        self._progress.cancelled()
+        self._account.progress.cancelled()
         while self._done and (self._done_entries > _AHEAD or self._settled(self._done[0])):
             self._finish(self._done[0])
 
-    def _names(self) -> Iterator[bytes]:
+    def _names(self) -> list[bytes]:
         try:
-            return iter(sorted(map(os.fsencode, os.listdir(self._place.fd))))
+            return sorted(map(os.fsencode, os.listdir(self._place.fd)))
         except OSError as error:
             self._problem(b"", f"the directory cannot be listed: {error.strerror}")
-            return iter(())
+            return []
 
     def _entry(self, frame: _Frame, name: bytes) -> _Frame | None:
         """Take in one entry; return the frame of a directory to go into."""
         try:
+            if frame.mark is not None and self._keep(frame, frame.mark, name):
+                return None
             found = os.stat(name, dir_fd=self._place.fd, follow_symlinks=False)
+            mark = self._mark_of(frame, name, found)
             if stat.S_ISDIR(found.st_mode):
-                return self._enter(frame, name, found)
+                return self._enter(frame, name, found, mark)
             if stat.S_ISREG(found.st_mode):
-                entry = self._file(frame.parent, name, found)
+                ranges = mark.ranges if mark is not None else None
+                entry = self._files.node(self._place, name, found, frame.parent.file(name), ranges)
             else:
                 extended = self._attributes(member(self._place.fd, name), name)
                 entry = (self._recorder.special(self._place.fd, name, found, extended), None)
             frame.directory.entries.append(entry)
-            self.files += 1
-            self._report(files=1)
+            self._account.files += 1
+            self._account.report(files=1)
         except FileNotFoundError:
             self._problem(name, "it vanished while the backup was running")
         except OSError as error:
             self._problem(name, f"it cannot be read: {error.strerror}")
-        except (ValueError, _Changed) as error:
+        except (ValueError, Replaced) as error:
             self._problem(name, str(error))
         return None
 
-    def _enter(self, frame: _Frame, name: bytes, found: os.stat_result) -> _Frame | None:
+    def _enter(self, frame: _Frame, name: bytes, found: os.stat_result, mark: Mark | None) -> _Frame | None:
         try:
             self._place.enter(name)
-        except PermissionError:
+        except PermissionError as error:
+            if mark is not None:
+                raise Unusable(f"a directory cannot be entered: {error.strerror}") from error
             closed = _Directory(name, found, self._attributes(member(self._place.fd, name), name))
             frame.directory.entries.append(closed)
             self._done.append(closed)
             raise
         directory = _Directory(name, os.fstat(self._place.fd), self._attributes(self._place.fd, b""))
         frame.directory.entries.append(directory)
-        return _Frame(directory, self._names(), frame.parent.below(name))
+        return self._frame(directory, frame.parent.below(name), mark)
 
     def _attributes(self, where: int | bytes, name: bytes) -> list[Attribute] | None:
-        """Read extended attributes; what cannot be read is a problem, but no reason to leave the entry out."""
+        return readable_attributes(self._account, self._place, where, name)
+
+    def _problem(self, name: bytes, what: str) -> None:
+        self._account.problem(self._place.path(name), what)
+
+    # -- what is taken without a look ---------------------------------------------------------------------------
+
+    def _keep(self, frame: _Frame, mark: Mark, name: bytes) -> bool:
+        """Take an entry in which nothing has changed from the earlier backup; return whether that was possible."""
+        if name in mark.below:
+            return False
+        entry = frame.parent.entry(name)
+        if entry is None or not self._base.has_all(entry):
+            return False
+        self._sample.offer((*self._place.names, name), entry)
+        frame.directory.entries.append((entry, None))
+        return True
+
+    def _mark_of(self, frame: _Frame, name: bytes, found: os.stat_result) -> Mark | None:
+        """Return what has changed in an entry; None where it must be looked at as if nothing were known of it."""
+        if frame.mark is None:
+            return None
+        mark, before = frame.mark.below.get(name), frame.parent.entry(name)
+        kind, _ = kind_and_mode(found.st_mode)
+        same = mark is not None and mark.same and before is not None and before.type == kind
+        if before is not None and not (same and kind is Kind.DIRECTORY):
+            self._take_off(before)
+        return mark if same else None
+
+    def _take_off(self, entry: Node) -> None:
         try:
-            return attributes(where)
-        except OSError as error:
-            self._problem(name, f"its extended attributes cannot be read: {error.strerror}")
-        except ValueError as error:
-            self._problem(name, str(error))
-        return None
-
-    # -- files --------------------------------------------------------------------------------------------------
-
-    def _file(self, parent: Parent, name: bytes, found: os.stat_result) -> tuple[Node, Slot | None]:
-        before = parent.file(name)
-        if before is not None and self._tree.stable_inodes and self._unchanged(before, found):
-            self.unmodified += 1
-            self.bytes_total += before.size
-            self._report(bytes=before.size)
-            extended = before.extended_attributes
-            return self._recorder.node(name, found, attributes=extended, content=before.content, size=before.size), None
-        if before is None:
-            self.new += 1
-        else:
-            self.changed += 1
-        identity = (found.st_dev, found.st_ino)
-        linked = self._links.get(identity) if found.st_nlink > 1 else None
-        if linked is not None:
-            slot, size, left = linked
-            if left > 1:
-                self._links[identity] = (slot, size, left - 1)
-            else:
-                del self._links[identity]
-            extended = self._attributes(member(self._place.fd, name), name)
-        else:
-            slot = Slot()
-            extended, size = self._read(name, found, slot)
-            if found.st_nlink > 1:
-                self._links[identity] = (slot, size, found.st_nlink - 1)
-        self.bytes_total += size
-        made = self._recorder.node(name, found, attributes=extended, content=slot.content, size=size)
-        return made, slot
-
-    def _unchanged(self, before: Node, found: os.stat_result) -> bool:
-        return (
-            before.size == found.st_size
-            and before.inode == found.st_ino
-            and self._base.same_times(before, found)
-            and self._base.has_content(before)
-        )
-
-    def _read(self, name: bytes, found: os.stat_result, slot: Slot) -> tuple[list[Attribute] | None, int]:
-        """Send a file's contents on their way and return its extended attributes and the bytes that it had."""
-        fd = self._open(name)
-        try:
-            opened = os.fstat(fd)
-            if (opened.st_ino, opened.st_dev, stat.S_IFMT(opened.st_mode)) != (
-                found.st_ino,
-                found.st_dev,
-                stat.S_IFREG,
-            ):
-                raise _Changed("it was replaced by something else while the backup was running")
-            extended = self._attributes(fd, name)
-            size = self._small(fd, slot) if opened.st_size < SMALLEST else self._large(fd, name, opened, slot)
-            after = os.fstat(fd)
-            if size != found.st_size or after.st_mtime_ns != found.st_mtime_ns or after.st_size != size:
-                self._problem(name, "it changed while it was being read")
-            return extended, size
-        finally:
-            os.close(fd)
-
-    def _open(self, name: bytes) -> int:
-        try:
-            return os.open(name, self._open_flags, dir_fd=self._place.fd)
-        except PermissionError:
-            if not self._open_flags & os.O_NOATIME:
-                raise
-            self._open_flags = _OPEN  # this root may read what it does not own, but not in passing
-            return os.open(name, _OPEN, dir_fd=self._place.fd)
-
-    def _small(self, fd: int, slot: Slot) -> int:
-        data = os.read(fd, SMALLEST)
-        if data:
-            if is_zero(data):
-                self._pipeline.put_zeros(slot, len(data))
-            else:
-                self._pipeline.put(slot, data)
-        self.bytes_read += len(data)
-        self._report(bytes=len(data))
-        return len(data)
-
-    def _large(self, fd: int, name: bytes, opened: os.stat_result, slot: Slot) -> int:
-        size = 0
-        fixed = opened.st_size >= _LARGE and self._place.path(name) in self._in_place
-        for piece in self._cutter.cut(fd, opened, fixed=fixed):
-            if isinstance(piece, int):
-                self._pipeline.put_zeros(slot, piece)
-                length = piece
-            else:
-                self._pipeline.put(slot, piece)
-                length = len(piece)
-                self.bytes_read += length
-            size += length
-            self._report(bytes=length)
-        return size
+            self._account.take_off(self._repository, entry)
+        except Unreadable as error:
+            raise Unusable(error.message) from error
 
     # -- directories --------------------------------------------------------------------------------------------
 
@@ -315,19 +264,3 @@ class Walk:
         return self._recorder.node(
             directory.name, directory.found, attributes=directory.attributes, subtree=directory.subtree
         )
-
-    # -- telling ------------------------------------------------------------------------------------------------
-
-    def _problem(self, name: bytes, what: str) -> None:
-        path = shown(self._place.path(name)) or "/"
-        self.problems.append(Problem(path, what))
-        self._progress.note(path, what)
-
-    def _report(self, *, bytes: int = 0, files: int = 0, force: bool = False) -> None:
-        waiting = self._unreported
-        waiting[0] += bytes
-        waiting[1] += files
-        if waiting[0] >= _REPORT_BYTES or waiting[1] >= _REPORT_FILES or force:
-            self._progress.advance(waiting[0], waiting[1])
-            self._unreported = [0, 0]
-            self._progress.cancelled()

@@ -49,6 +49,7 @@ class Repository:
         chunker_polynomial: by which stock clients cut files, in hexadecimal.
         damaged_indexes: after `load_index`: the names of those that cannot be read, and why.
         damaged_snapshots: after `snapshots`: the ids of those that cannot be read, and why.
+        missing_packs: after `load_index` under a lock: how many packs that indexes name are not there.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class Repository:
         self.chunker_polynomial = settings.chunker_polynomial
         self.damaged_indexes: list[tuple[str, Damaged]] = []
         self.damaged_snapshots: list[tuple[str, Damaged]] = []
+        self.missing_packs = 0
         self._key = key
         self._index = BlobIndex()
         self._cache = NoCache() if place is None else place.of(settings.id)
@@ -151,7 +153,27 @@ class Repository:
         self._pieces.keep_only(self._index.knows_pack)
         if present is not None:
             self._compare(*present)
+        packs, alone = self._present_packs()
+        self.damaged_indexes = []
+        for name, found in index_files(self.store, self._key, self._listed("index/")):
+            if isinstance(found, Damaged):
+                log.warning("an index is left out: %s", found)
+                self.damaged_indexes.append((name, found))
+                continue
+            for pack, blobs in found:
+                self._index.add(pack, blobs)
+        if alone:
+            unknown = [(pack, size) for pack, size in packs.items() if not self._index.knows_pack(pack)]
+            self._writer.take_in(taken_in(self.store, self._key, unknown))
+        self.missing_packs = self._index.miss(packs) if self._lock is not None else 0
+        if self.missing_packs:
+            log.warning("%d packs that indexes name are not in %s", self.missing_packs, self.store.location)
         self._writer.check_all = self._writer.check_all or len(self._index) > 0
+
+    @property
+    def lacks_something(self) -> bool:
+        """Whether `load_index` met anything from which it follows that blobs of whole backups may be lost."""
+        return bool(self.missing_packs or self.damaged_indexes)
 
     def has(self, kind: BlobKind, blob: bytes) -> bool:
         """Say whether a blob is there, or on its way; `recheck` then looks for its pack."""

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from msgspec import Struct
 
 from snapvol import units
 from snapvol.api import BackupRef
-from snapvol.backend import Range
 from snapvol.docker import Docker
 from snapvol.engine.manifest import BackupKind, VolumeMeta
-from snapvol.errors import InUse, NotFound, SnapvolError
+from snapvol.errors import InUse, NoSpace, NotFound, SnapvolError, StorageFailed
 from snapvol.model import Snapshot
 from snapvol.service import bases, points, work
 from snapvol.service.catalog import Entry
@@ -25,6 +24,8 @@ from snapvol.service.job import Kind, Run
 from snapvol.service.library import Library
 
 log = logging.getLogger(__name__)
+
+_Difference = TypeVar("_Difference")
 
 
 class BackupSpec(Struct, frozen=True, kw_only=True):
@@ -70,33 +71,50 @@ class BackupJob(Kind):
         with self._point(run, spec) as point:
             run.check()
             self._warn_of_left_out(run, point.entry)
-            as_image = _kind(point.entry) is BackupKind.IMAGE
-            result = self._image(run, place, point) if as_image else self._files(run, place, point)
-            point.done = result
+            kind = _kind(point.entry)
+            tracked = kind in point.entry.backend.features.tracked
+            base = bases.of(point.entry, place.name) if tracked else None
+            back_up = self._image if kind is BackupKind.IMAGE else self._files
+            point.done = result = back_up(run, place, point, base)
+            if tracked:
+                # A base that lies behind a newer one is none: going back and forth would read more, not less.
+                older = base is not None and base.created > point.snapshot.created
+                point.base = not older or bool(result.get("mismatch"))
         self._remember(run, point.entry, point.snapshot, spec, result)
         return {"repository": spec.repository, "snapshot": point.snapshot.name, **result}
 
-    def _files(self, run: Run, place: work.Place, point: _Point) -> dict[str, Any]:
-        with point.entry.backend.open_snapshot(point.snapshot) as tree, pinned(tree.root):
+    def _files(self, run: Run, place: work.Place, point: _Point, base: Snapshot | None) -> dict[str, Any]:
+        entry, snapshot = point.entry, point.snapshot
+        with entry.backend.open_snapshot(snapshot) as tree, pinned(tree.root):
+            changes = None
+            if base is not None:
+                changes = _known(run, base, "looked at", lambda: entry.backend.changes(base, snapshot))
+            if base is not None and changes is not None:
+                run.log(f"since {base.full_name} at most {len(changes)} paths have changed")
             return run.perform(
                 work.BackUp(
                     repository=place,
                     source=tree.root,
                     identity=tree.identity,
                     stable_inodes=tree.stable_inodes,
-                    meta=self._meta(point.entry, point.snapshot),
+                    meta=self._meta(entry, snapshot),
                     host=self._context.settings.host,
+                    base=base.id if base is not None and changes is not None else None,
+                    changes=changes,
                 )
             )
 
-    def _image(self, run: Run, place: work.Place, point: _Point) -> dict[str, Any]:
-        entry = point.entry
-        with entry.backend.open_image(point.snapshot) as image:
-            base = bases.of(entry, place.name)
-            changed = None if base is None else self._changed(run, entry, base, point.snapshot)
-            meta = self._meta(entry, point.snapshot)
+    def _image(self, run: Run, place: work.Place, point: _Point, base: Snapshot | None) -> dict[str, Any]:
+        entry, snapshot = point.entry, point.snapshot
+        with entry.backend.open_image(snapshot) as image:
+            changed = None
+            if base is not None:
+                changed = _known(run, base, "read", lambda: entry.backend.image_changes(base, snapshot))
+            if base is not None and changed is not None:
+                run.log(f"since {base.full_name} at most {sum(length for _, length in changed) >> 10} KiB have changed")
+            meta = self._meta(entry, snapshot)
             chunk = entry.volume.options.get("backup.chunk")
-            result = run.perform(
+            return run.perform(
                 work.BackUpImage(
                     repository=place,
                     image=image,
@@ -107,22 +125,6 @@ class BackupJob(Kind):
                     changed=changed,
                 )
             )
-        if entry.backend.features.keeps_base:
-            # A base that lies behind a newer one is none: going back and forth would read more, not less.
-            point.base = base is None or base.created <= point.snapshot.created or bool(result.get("mismatch"))
-        return result
-
-    def _changed(self, run: Run, entry: Entry, base: Snapshot, snapshot: Snapshot) -> tuple[Range, ...] | None:
-        try:
-            found = entry.backend.image_changes(base, snapshot)
-        except NotFound as error:
-            run.warn(f"{error.message}: everything is read")
-            return None
-        if found is None:
-            run.log(f"what changed since {base.full_name} is not known: everything is read")
-            return None
-        run.log(f"since {base.full_name} at most {sum(length for _, length in found) >> 10} KiB have changed")
-        return tuple(found)
 
     def _entry(self, spec: BackupSpec) -> Entry:
         entry = self._context.catalog.by_id(spec.volume_id)
@@ -146,7 +148,8 @@ class BackupJob(Kind):
             else:
                 run.phase("taking a snapshot")
                 points.require_snapshots(entry)
-                snapshot = points.take(catalog, entry, "backup", f"for backup job {run.id}", points.BACKUP)
+                snapshot = self._take(run, entry)
+                entry = self._entry(spec)
             tag = points.hold(catalog, entry, snapshot, run.id)
         point = _Point(entry, snapshot)
         try:
@@ -158,6 +161,17 @@ class BackupJob(Kind):
                     points.let_go(catalog, entry.volume.id, snapshot.name, tag)
             except InUse as error:
                 log.warning("snapshot '%s' stays until the next backup: %s", snapshot.full_name, error)
+
+    def _take(self, run: Run, entry: Entry) -> Snapshot:
+        """Snapshot the volume. Where there is no room for that, a backup that reads everything is better than none."""
+        catalog, message = self._context.catalog, f"for backup job {run.id}"
+        try:
+            return points.take(catalog, entry, "backup", message, points.BACKUP)
+        except NoSpace as error:
+            if not bases.drop_all(catalog, entry.volume.id):
+                raise
+            run.warn(f"{error.message}: the base of this backup is given up to make room, so everything is read")
+        return points.take(catalog, catalog.by_id(entry.volume.id) or entry, "backup", message, points.BACKUP)
 
     def _settle(self, point: _Point, repository: str) -> None:
         """Have the next backup based on this one. One that failed, or is of an older snapshot, changes nothing."""
@@ -218,6 +232,25 @@ class BackupJob(Kind):
             said += ": incomplete"
             run.warn(f"the backup is incomplete: {len(result['problems'])} problems, see: snapvol job show {run.id}")
         self._context.note("backup", volume, said)
+
+
+def _known(
+    run: Run, base: Snapshot, otherwise: str, find: Callable[[], Iterable[_Difference] | None]
+) -> tuple[_Difference, ...] | None:
+    """Ask the storage what has changed since ``base``. Whatever comes of that, the backup goes on.
+
+    Returns:
+        What may differ; None where it is not known, and everything is read or looked at, as ``otherwise`` says.
+    """
+    try:
+        found = find()
+    except (NotFound, StorageFailed) as error:
+        run.warn(f"{error.message}: everything is {otherwise}")
+        return None
+    if found is None:
+        run.log(f"what changed since {base.full_name} is not known: everything is {otherwise}")
+        return None
+    return tuple(found)
 
 
 def _kind(entry: Entry) -> BackupKind:

@@ -65,6 +65,16 @@ def drop(catalog: Catalog, volume_id: str, repository: str, *, but: str | None =
             points.let_go(catalog, volume_id, snapshot.name, tag(repository))
 
 
+def drop_all(catalog: Catalog, volume_id: str) -> bool:
+    """Let go of all bases, because what only they still need is wanted; return whether there were any. Never raises."""
+    entry = catalog.by_id(volume_id)
+    tags = {hold for snapshot in entry.snapshots for hold in snapshot.holds} if entry is not None else set()
+    repositories = {repository for tag in tags if (repository := repository_of(tag)) is not None}
+    for repository in repositories:
+        drop(catalog, volume_id, repository)
+    return bool(repositories)
+
+
 def clean(catalog: Catalog, entry: Entry) -> None:
     """Let go of the older ones where a kill has left several bases for one repository."""
     newest = {hold: snapshot.name for snapshot in entry.snapshots for hold in snapshot.holds}

@@ -128,15 +128,10 @@ class Snapshots:
             if new_name is None:
                 with entry.backend.open_snapshot(base) as tree, self._context.contents.read(later) as live:
                     return [differences.shown(change) for change in differences.compare(tree.root, live)]
-            return self._between(entry, base, later, later.snapshot(new_name))
-
-    def _between(self, entry: Entry, base: Snapshot, later: Entry, snapshot: Snapshot) -> Sequence[ChangeInfo]:
-        if entry.pool is later.pool:
-            known = entry.backend.changes(base, snapshot)
-            if known is not None:
-                return [differences.shown(change) for change in known]
-        with entry.backend.open_snapshot(base) as old, later.backend.open_snapshot(snapshot) as new:
-            return [differences.shown(change) for change in differences.compare(old.root, new.root)]
+            snapshot = later.snapshot(new_name)
+            # Not `Backend.changes`: that names what may differ, such as a file that was only read.
+            with entry.backend.open_snapshot(base) as old, later.backend.open_snapshot(snapshot) as new:
+                return [differences.shown(change) for change in differences.compare(old.root, new.root)]
 
     # -- destroying and keeping ---------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct, field
 
-from snapvol.backend import Image, Range
+from snapvol.backend import Change, Image, Range
 from snapvol.engine.manifest import VolumeMeta
 from snapvol.settings import CacheSettings, RepositorySettings
 
@@ -33,7 +33,12 @@ class Place(Struct, frozen=True, kw_only=True):
 
 
 class BackUp(Struct, frozen=True, kw_only=True, tag="backup"):
-    """Back up the tree at ``source``; see `snapvol.backend.Tree` for the next two."""
+    """Back up the tree at ``source``; see `snapvol.backend.Tree` for the next two.
+
+    Attributes:
+        base: the identity of the snapshot with which ``changes`` compares; None for none.
+        changes: what may differ from that.
+    """
 
     repository: Place
     source: Path
@@ -41,6 +46,8 @@ class BackUp(Struct, frozen=True, kw_only=True, tag="backup"):
     stable_inodes: bool
     meta: VolumeMeta
     host: str
+    base: str | None = None
+    changes: tuple[Change, ...] | None = None
 
 
 class BackUpImage(Struct, frozen=True, kw_only=True, tag="backup-image"):

@@ -114,6 +114,12 @@ def blocks(request: pytest.FixtureRequest, opening: Callable[[Variant], Pool]) -
     yield from opened(request.param, opening)
 
 
+@pytest.fixture(params=parameters({name: v for name, v in VARIANTS.items() if v.backend == "btrfs"}))
+def subvolumes(request: pytest.FixtureRequest, opening: Callable[[Variant], Pool]) -> Iterator[Pool]:
+    """An empty pool of each kind whose volumes are subvolumes."""
+    yield from opened(request.param, opening)
+
+
 @pytest.fixture(params=parameters({name: v for name, v in VARIANTS.items() if v.backend == "zfs"}))
 def datasets(request: pytest.FixtureRequest, opening: Callable[[Variant], Pool]) -> Iterator[Pool]:
     """An empty pool of each kind whose volumes are ZFS datasets."""

@@ -21,7 +21,8 @@ def test_every_backend_of_the_registry_is_exercised() -> None:
 
 
 def test_features_are_those_of_the_storage(pool: Pool) -> None:
-    flags = {name for name in Features.__struct_fields__ if isinstance(getattr(pool.backend.features, name), bool)}
+    names = (*Features.__struct_fields__, "keeps_base")
+    flags = {name for name in names if isinstance(getattr(pool.backend.features, name), bool)}
     assert {name for name in flags if not getattr(pool.backend.features, name)} == pool.variant.missing
 
 

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from snapvol.engine.archiver import BackupResult
-from snapvol.engine.image_archiver import back_up_image, base_backup
+from snapvol.engine.base import base_backup
+from snapvol.engine.image_archiver import back_up_image
 from snapvol.engine.image_restorer import restore_image
-from snapvol.engine.manifest import VolumeMeta
+from snapvol.engine.manifest import BackupKind, VolumeMeta
 from snapvol.engine.progress import Silent
 from snapvol.model import Snapshot, Volume
 from snapvol.repository import Repository, Tuning
@@ -46,7 +47,7 @@ def backed_up(blocks: Pool, snapshot: Snapshot, base: Snapshot | None, repositor
             repository,
             image,
             meta,
-            base=base_backup(repository, snapshot.volume_id, base.id) if base is not None else None,
+            base=base_backup(repository, snapshot.volume_id, base.id, BackupKind.IMAGE) if base is not None else None,
             changed=changed,
             progress=Silent(),
         )

@@ -120,7 +120,7 @@ class Imaged(Mounted):
             stable_inodes=False,
             filesystems=("ext4", "xfs"),
             backup_kinds=("image", "files"),
-            keeps_base=True,
+            tracked=("image",),
         )
 
     def create(self, volume: Volume, *, size: int | None = None, source: Snapshot | None = None) -> None:

@@ -10,7 +10,8 @@ import msgspec
 
 from snapvol.backend import Image, Range
 from snapvol.engine.archiver import BackupResult
-from snapvol.engine.image_archiver import CHUNK, ImageBase, back_up_image
+from snapvol.engine.base import BaseBackup
+from snapvol.engine.image_archiver import CHUNK, back_up_image
 from snapvol.engine.manifest import VolumeMeta
 from snapvol.engine.progress import Progress, Silent
 from snapvol.errors import SnapvolError
@@ -115,7 +116,7 @@ class Backups:
     def __init__(self, repository: Repository, disk: Disk) -> None:
         self._repository = repository
         self._disk = disk
-        self.base: ImageBase | None = None
+        self.base: BaseBackup | None = None
 
     def run(
         self,
@@ -145,7 +146,7 @@ class Backups:
             chunk=chunk,
         )
         disk.dirty = []
-        self.base = ImageBase(id=result.id, source=image.identity)
+        self.base = BaseBackup(id=result.id, source=image.identity)
         return result
 
 

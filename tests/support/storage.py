@@ -70,7 +70,7 @@ ANYWHERE = {
     "directory-ext4-full": Variant("directory", "ext4", {"full_copies": True}, COPIES),
     "directory-xfs": Variant("directory", "xfs", missing=NO_SIZES | {"instant", "stable_inodes"}),
     "directory-btrfs": Variant("directory", "btrfs", missing=NO_SIZES | {"instant", "stable_inodes"}),
-    "btrfs": Variant("btrfs", "btrfs", missing=NO_BASE),
+    "btrfs": Variant("btrfs", "btrfs"),
 }
 LAB = {
     "lvm-ext4": Variant("lvm", options={"fs": "ext4"}, size=64 << 20),

@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -12,13 +13,14 @@ from snapvol.backend import Tree
 from snapvol.engine import manifest, reading
 from snapvol.engine.archiver import back_up, latest_parent
 from snapvol.engine.contents import Cutter
+from snapvol.engine.descent import Descent
+from snapvol.engine.files import Files
 from snapvol.engine.manifest import VolumeMeta
 from snapvol.engine.progress import Silent
 from snapvol.engine.restorer import restore
-from snapvol.engine.walk import Walk
 from snapvol.errors import Cancelled, RepositoryUnreachable, StorageFailed
 from snapvol.model import now
-from snapvol.repository import BlobKind, Repository
+from snapvol.repository import Repository
 from support.benches import Bench
 from support.faults import Faulty, nth
 from support.repositories import PASSWORD, SMALL, opened, sample
@@ -150,14 +152,14 @@ def test_t2_what_was_made_again_under_its_name_is_backed_up_anew(bench: Bench, s
 
 def meddle(monkeypatch: pytest.MonkeyPatch, victim: bytes, act: Callable[[], None]) -> None:
     """Let something happen between the look at a file and its opening."""
-    real = Walk._open
+    real = Files._open
 
-    def opened_late(self: Walk, name: bytes) -> int:
+    def opened_late(self: Files, place: Descent, name: bytes) -> int:
         if name == victim:
             act()
-        return real(self, name)
+        return real(self, place, name)
 
-    monkeypatch.setattr(Walk, "_open", opened_late)
+    monkeypatch.setattr(Files, "_open", opened_late)
 
 
 def replace_by_directory(path: Path) -> None:
@@ -229,9 +231,9 @@ def test_t26_a_large_file_that_shrinks_while_read(
     grow(source, {b"large": file(b"".join(sample(1, 6 << 20)))})
     real = Cutter.cut
 
-    def cut(self: Cutter, fd: int, found: os.stat_result, *, fixed: bool = False) -> object:
+    def cut(self: Cutter, fd: int, found: os.stat_result, *more: Any) -> object:
         os.truncate(source / "large", 1 << 20)
-        return real(self, fd, found, fixed=fixed)
+        return real(self, fd, found, *more)
 
     monkeypatch.setattr(Cutter, "cut", cut)
     result = bench.back_up(source)
@@ -368,27 +370,6 @@ def test_hard_links_are_read_once(bench: Bench, source: Path) -> None:
         os.link(source / "one", source / f"link{number}")
     result = bench.back_up(source)
     assert (result.bytes_read, result.files, result.bytes_total) == (5, 6, 30)
-
-
-def test_files_with_known_ranges_are_cut_at_fixed_places(
-    bench: Bench, source: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from snapvol.backend import Change, ChangeKind
-    from snapvol.engine import walk
-
-    monkeypatch.setattr(walk, "_LARGE", 2 << 20)
-    noise = b"".join(sample(4, 1 << 20))
-    grow(source, {b"database": file(noise), b"other": file(noise)})
-    changes = [Change(path=b"database", kind=ChangeKind.MODIFIED, ranges=((0, 4096),))]
-    meta = VolumeMeta(id="1", name="v", created=now(), taken=now())
-    tree = Tree(root=source, identity="1", stable_inodes=True)
-    result = back_up(bench.repository, tree, meta, parent=None, progress=Silent(), changes=changes)
-    lengths = {
-        path: [bench.repository.locate(BlobKind.DATA, bytes.fromhex(blob)).plain_length for blob in entry.content or ()]
-        for path, entry in reading.entries(bench.repository, result.id)
-    }
-    assert lengths[b"database"] == [1 << 20] * 4
-    assert lengths[b"other"] != lengths[b"database"]
 
 
 def test_the_manifest_comes_back_and_later_fields_do_not_hurt() -> None:

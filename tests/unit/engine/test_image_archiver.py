@@ -14,8 +14,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from snapvol.engine import image_layout
-from snapvol.engine.image_archiver import ImageBase, back_up_image, base_backup
+from snapvol.engine.base import BaseBackup, base_backup
+from snapvol.engine.image_archiver import back_up_image
 from snapvol.engine.image_restorer import restore_image
+from snapvol.engine.manifest import BackupKind
 from snapvol.engine.progress import Silent
 from snapvol.engine.reading import root
 from snapvol.errors import BaseMismatch, Cancelled, RepositoryUnreachable, StorageFailed, UsageError
@@ -222,7 +224,7 @@ def test_an_unreported_discard_fails_the_backup_without_reading(bench: Bench, di
 
 def test_t2_a_base_is_found_by_the_identity_of_its_snapshot(bench: Bench, disk: Disk) -> None:
     def base(source: str, volume: str = META.id, host: str | None = None) -> str | None:
-        found = base_backup(bench.repository, volume, source, host=host)
+        found = base_backup(bench.repository, volume, source, BackupKind.IMAGE, host=host)
         return found.id if found is not None else None
 
     backups = Backups(bench.repository, disk)
@@ -240,11 +242,11 @@ def test_t2_a_base_is_found_by_the_identity_of_its_snapshot(bench: Bench, disk: 
 
 def test_bases_that_do_not_fit_cost_time_only(bench: Bench, disk: Disk, tmp_path: Path, source: Path) -> None:
     backups = Backups(bench.repository, disk)
-    first = backups.base = ImageBase(id=backups.run().id, source="thin/1")
+    first = backups.base = BaseBackup(id=backups.run().id, source="thin/1")
     bases = {
-        "it is of another snapshot": ImageBase(id=first.id, source="thin/9"),
-        "it is gone or damaged": ImageBase(id="f" * 64, source="thin/1"),
-        "it is not an image": ImageBase(id=bench.back_up(source).id, source="1"),
+        "it is of another snapshot": BaseBackup(id=first.id, source="thin/9"),
+        "it is gone or damaged": BaseBackup(id="f" * 64, source="thin/1"),
+        "it is not an image": BaseBackup(id=bench.back_up(source).id, source="1"),
     }
     for why, backups.base in bases.items():
         result = backups.run(changed=[])
@@ -282,7 +284,7 @@ def test_t30_what_the_base_lost_is_read_again(bench: Bench, disk: Disk, tmp_path
     bench.store.delete(lost[:1])
     bench.reopened()
     backups = Backups(bench.repository, disk)
-    backups.base = base_backup(bench.repository, META.id, "thin/1")
+    backups.base = base_backup(bench.repository, META.id, "thin/1", BackupKind.IMAGE)
     result = backups.run(changed=[])
     assert result.base is not None
     assert result.bytes_added in (M, 2 * M)  # the piece of zeros may lie in the same pack
