@@ -17,7 +17,7 @@ from snapvol.repository.compression import check_round_trip, compress_large
 from snapvol.repository.ids import BlobKind, pack_name
 from snapvol.repository.index import MOST_IN_FILE, BlobIndex, index_file
 from snapvol.repository.packs import TARGET, PackedBlob, Packer, largest
-from snapvol.repository.piece_cache import SMALL, PieceCache
+from snapvol.repository.piece_cache import PieceCache
 from snapvol.repository.sealing import MasterKey
 from snapvol.stores.base import Store
 
@@ -208,7 +208,7 @@ class Writer:
         try:
             pack, data = packer.finish(self._key)
             self._store.put(pack_name(pack), data)
-            if packer.kind is BlobKind.TREE or len(data) <= SMALL:
+            if packer.kind is BlobKind.TREE:
                 self._pieces.keep(pack, 0, data)  # the next backup looks at it
             with self._mutex:
                 self._index.add(pack, packer.blobs)
