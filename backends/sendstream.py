@@ -8,7 +8,7 @@ from struct import Struct as Layout
 from struct import error as LayoutError
 from typing import IO
 
-from crc32c import crc32c
+import google_crc32c
 from msgspec import Struct
 
 from snapvol.errors import StorageFailed
@@ -138,7 +138,7 @@ def _command(stream: IO[bytes], version: int) -> Command:
         raise StorageFailed(f"the stream of changes has a command of {length} bytes")
     body = _exactly(stream, length)
     # The kernel's CRC-32C begins with zero and is not inverted; the library's is both.
-    found = crc32c(body, crc32c(_COMMAND.pack(length, number, 0), _ONES)) ^ _ONES
+    found = google_crc32c.extend(google_crc32c.extend(_ONES, _COMMAND.pack(length, number, 0)), body) ^ _ONES
     if found != said:
         raise StorageFailed("the stream of changes is damaged: a command has another checksum")
     try:

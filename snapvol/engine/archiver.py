@@ -145,7 +145,7 @@ class _Run:
         """Look at everything, and return the volume's node."""
         self.account = Account(self._progress)
         announce(self._progress, self._tree.root, before)
-        return self._walk(Base(self._repository, before), None)
+        return self._walk(Base(self._repository, before, self._parent), None)
 
     def changed(self, before: SnapshotDocument | None, base: BaseBackup, mark: Mark) -> Node:
         """Look at what has changed, and return the volume's node.
@@ -156,7 +156,7 @@ class _Run:
         """
         if before is None:
             raise Unusable("it is gone or damaged")
-        parent = Base(self._repository, before)
+        parent = Base(self._repository, before, self._parent)
         if parent.source != base.source:
             raise Unusable("it is of another snapshot, or cannot be read")
         if INCOMPLETE in (before.tags or ()):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from datetime import timedelta
+from functools import cached_property
 
 from snapvol.engine import gotext
 from snapvol.engine.manifest import BackupKind
@@ -27,10 +28,12 @@ class Base:
     Args:
         repository: with its index loaded.
         document: the parent; None for none.
+        identity: its full id.
     """
 
-    def __init__(self, repository: Repository, document: SnapshotDocument | None) -> None:
+    def __init__(self, repository: Repository, document: SnapshotDocument | None, identity: str) -> None:
         self._repository = repository
+        self._identity = identity
         self._root: str | None = None
         self._settled_before = 0
         self._whole: set[str] = set()
@@ -47,6 +50,10 @@ class Base:
             self._root = start.subtree
             self._settled_before = int((start.meta.taken - _GRAIN).timestamp() * 1_000_000_000)
             self.source = start.meta.source
+
+    @cached_property
+    def _stands(self) -> bool:
+        return self._repository.stands(self._identity)
 
     def root(self) -> Parent:
         """Return the parent's listing of the volume's root."""
@@ -68,8 +75,8 @@ class Base:
     def has_all(self, entry: Node) -> bool:
         """Return whether an unchanged entry, with all that is in it, is still in the repository.
 
-        Where no pack and no index is known to be missing or damaged, a backup that was whole still is, and of a
-        directory only its own tree is looked up: else this would cost as much as the volume is large.
+        Where the parent `stands`, only a directory's own tree is looked up: else this would cost as much as the volume
+        is large.
         """
         if entry.type != Kind.DIRECTORY:
             return entry.type != Kind.FILE or self.has_content(entry)
@@ -81,7 +88,7 @@ class Base:
             if not self._repository.has(BlobKind.TREE, bytes.fromhex(tree)):
                 return False
             seen.add(tree)
-            if self._repository.lacks_something:
+            if not self._stands:
                 try:
                     inside = load_tree(self._repository, tree)
                 except Unreadable:

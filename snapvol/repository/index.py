@@ -178,6 +178,10 @@ class BlobIndex:
         self._missing = {number for number, pack in enumerate(self._packs) if pack not in present}
         return len(self._missing)
 
+    def present(self) -> set[int]:
+        """Return the numbers of the packs that are not known to be missing."""
+        return set(range(len(self._packs))) - self._missing
+
     def pack_number(self, kind: BlobKind, blob: bytes) -> int:
         """Return the number of a pack that holds ``blob`` and is not known to be missing, or -1."""
         bucket = self._buckets[kind].get(blob[:2])

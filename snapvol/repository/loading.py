@@ -29,9 +29,13 @@ class IndexLoader:
         key: of the repository.
         index: takes what they say.
         cache: of the repository.
+
+    Attributes:
+        listed: the ids of all index files, as of the last `load`.
     """
 
     def __init__(self, store: Store, key: MasterKey, index: BlobIndex, cache: Cache) -> None:
+        self.listed: frozenset[bytes] = frozenset()
         self._store = store
         self._key = key
         self._index = index
@@ -40,7 +44,7 @@ class IndexLoader:
 
     def load(self, entries: Sequence[Entry]) -> list[tuple[str, Damaged]]:
         """Enter what is listed and was not entered yet; return the names of those that cannot be read, and why."""
-        listed = {_id(entry) for entry in entries}
+        self.listed = listed = frozenset(_id(entry) for entry in entries)
         pristine = not self._index.packs()
         if pristine and (image := index_image.load(self._cache, self._key)):
             if image.names <= listed:

@@ -1,4 +1,7 @@
-"""Pieces of packs, kept on this machine: what the last backup says of directories is what the next one looks at."""
+"""Pieces of tree packs, kept on this machine: the directories of the last backup are what the next one looks at.
+
+Contents of files are never kept: who restores them reads them from the repository, and hears of damage there.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,6 @@ from collections.abc import Callable
 from snapvol.repository.index import Location
 from snapvol.stores.base import Buffer
 from snapvol.stores.cache import Cache
-
-SMALL = 64 << 10  # bytes of a pack of data that is kept as well: a small backup's hold what is said of its volume
 
 _FOLDER = "packs"
 _PIECE = re.compile(r"([0-9a-f]{64})-([0-9]{1,10})")

@@ -35,8 +35,7 @@ class Reader:
         self._store = store
         self._key = key
         self._index = index
-        self._pieces = pieces or PieceCache(NoCache())
-        self._trees = _Windows(store, self._pieces)
+        self._trees = _Windows(store, pieces or PieceCache(NoCache()))
 
     def locate(self, kind: BlobKind, blob: bytes) -> Location:
         """Return the first place where ``blob`` lies.
@@ -105,13 +104,11 @@ class Reader:
                     lost(blob, content)
 
     def _read(self, kind: BlobKind, blob: bytes, place: Location) -> bytes:
-        try:
-            if kind is BlobKind.TREE:
+        if kind is BlobKind.TREE:
+            try:
                 return self.open(kind, blob, place, self._trees.get(place))
-            if (piece := self._pieces.get(place)) is not None:
-                return self.open(kind, blob, place, piece[1])
-        except Damaged:
-            self._trees.forget(place)  # it may have been damaged on its way or here: the store has the last word
+            except Damaged:
+                self._trees.forget(place)  # it may have been damaged on its way or here: the store has the last word
         return self.open(kind, blob, place, self._get(place))
 
     def _get(self, place: Location) -> bytes:

@@ -29,6 +29,7 @@ from snapvol.repository.prune import Outcome, Pruner
 from snapvol.repository.reader import IN_FLIGHT, Loss, Reader
 from snapvol.repository.sealing import MasterKey
 from snapvol.repository.snapshots import SnapshotDocument
+from snapvol.repository.standing import Standing
 from snapvol.repository.stats import Measure
 from snapvol.repository.strays import taken_in
 from snapvol.repository.writer import Tuning, Writer
@@ -49,7 +50,7 @@ class Repository:
         chunker_polynomial: by which stock clients cut files, in hexadecimal.
         damaged_indexes: after `load_index`: the names of those that cannot be read, and why.
         damaged_snapshots: after `snapshots`: the ids of those that cannot be read, and why.
-        missing_packs: after `load_index` under a lock: how many packs that indexes name are not there.
+        missing_packs: after `load_index`: how many packs that indexes name are known not to be there.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class Repository:
         self._reader = Reader(store, key, self._index, self._pieces)
         self._writer = Writer(self._cached, key, self._index, tuning, self._pieces)
         self._inventory = Inventory(self._cache, key)
+        self._standing = Standing(self._cache, key)
         self._inventoried: datetime | None = None  # when all packs were seen to be there
         self._lock: Lock | None = None
         self._locking = True
@@ -153,27 +155,19 @@ class Repository:
         self._pieces.keep_only(self._index.knows_pack)
         if present is not None:
             self._compare(*present)
-        packs, alone = self._present_packs()
-        self.damaged_indexes = []
-        for name, found in index_files(self.store, self._key, self._listed("index/")):
-            if isinstance(found, Damaged):
-                log.warning("an index is left out: %s", found)
-                self.damaged_indexes.append((name, found))
-                continue
-            for pack, blobs in found:
-                self._index.add(pack, blobs)
-        if alone:
-            unknown = [(pack, size) for pack, size in packs.items() if not self._index.knows_pack(pack)]
-            self._writer.take_in(taken_in(self.store, self._key, unknown))
-        self.missing_packs = self._index.miss(packs) if self._lock is not None else 0
-        if self.missing_packs:
-            log.warning("%d packs that indexes name are not in %s", self.missing_packs, self.store.location)
         self._writer.check_all = self._writer.check_all or len(self._index) > 0
 
-    @property
-    def lacks_something(self) -> bool:
-        """Whether `load_index` met anything from which it follows that blobs of whole backups may be lost."""
-        return bool(self.missing_packs or self.damaged_indexes)
+    def stands(self, backup: str) -> bool:
+        """Return whether a backup, by its full id, that was whole when this machine made it still is.
+
+        So it is as far as indexes and the listing of packs tell: none of them is missing or damaged, and no index was
+        replaced since. Where that is not known, and where a repair has been at work, the answer is no. That all packs
+        are still there is then made sure of by `recheck`.
+        """
+        if self.missing_packs or self.damaged_indexes or not self._standing.holds(backup, self._loader.listed):
+            return False
+        self._writer.rely_on_all()
+        return True
 
     def has(self, kind: BlobKind, blob: bytes) -> bool:
         """Say whether a blob is there, or on its way; `recheck` then looks for its pack."""
@@ -247,7 +241,9 @@ class Repository:
         self.flush()
         self.recheck()
         lock.check()
-        return unpacked.write(self._cached, self._key, "snapshots", document)
+        identity = unpacked.write(self._cached, self._key, "snapshots", document)
+        self._standing.put(identity, self._loader.listed | self._writer.indexes, document.parent)
+        return identity
 
     def snapshots(self) -> list[tuple[str, SnapshotDocument]]:
         """Return all snapshots with their ids, oldest first; those that cannot be read are in `damaged_snapshots`.
@@ -434,10 +430,10 @@ class Repository:
         if alone:
             unknown = [(pack, size) for pack, size in packs.items() if not self._index.knows_pack(pack)]
             self._writer.take_in(taken_in(self.store, self._key, unknown))
-        missing = self._index.miss(packs)
-        if missing:
-            log.warning("%d packs that indexes name are not in %s", missing, self.store.location)
-        self._inventoried = at if alone and not missing else None
+        self.missing_packs = self._index.miss(packs)
+        if self.missing_packs:
+            log.warning("%d packs that indexes name are not in %s", self.missing_packs, self.store.location)
+        self._inventoried = at if alone and not self.missing_packs else None
 
     def _snapshot(self, name: str, size: int | None = None) -> SnapshotDocument | Damaged | None:
         known = self._documents.get(name.removeprefix("snapshots/"))

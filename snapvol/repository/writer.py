@@ -17,7 +17,7 @@ from snapvol.repository.compression import check_round_trip, compress_large
 from snapvol.repository.ids import BlobKind, pack_name
 from snapvol.repository.index import MOST_IN_FILE, BlobIndex, index_file
 from snapvol.repository.packs import TARGET, PackedBlob, Packer, largest
-from snapvol.repository.piece_cache import SMALL, PieceCache
+from snapvol.repository.piece_cache import PieceCache
 from snapvol.repository.sealing import MasterKey
 from snapvol.stores.base import Buffer, Store
 from snapvol.stores.cache import NoCache
@@ -50,7 +50,11 @@ class Tuning(Struct, frozen=True, kw_only=True):
 
 
 class Writer:
-    """Adds blobs. Any number of threads may call `add`; compression and encryption run in theirs, outside of locks."""
+    """Adds blobs. Any number of threads may call `add`; compression and encryption run in theirs, outside of locks.
+
+    Attributes:
+        indexes: the ids of the index files that it has written.
+    """
 
     def __init__(
         self, store: Store, key: MasterKey, index: BlobIndex, tuning: Tuning, pieces: PieceCache | None = None
@@ -67,6 +71,7 @@ class Writer:
         self._pending: dict[BlobKind, set[bytes]] = {kind: set() for kind in BlobKind}
         self._unindexed: list[tuple[bytes, Sequence[PackedBlob]]] = []
         self._indexed_at = time.monotonic()
+        self.indexes: set[bytes] = set()
         self._spare: list[bytearray] = []  # buffers of packs that are uploaded
         self._relied: set[int] = set()  # numbers of packs in the index
         self._slots = threading.BoundedSemaphore(tuning.uploads)
@@ -158,6 +163,11 @@ class Writer:
             self._raise_failure()
         self._write_indexes()
 
+    def rely_on_all(self) -> None:
+        """Have `recheck` look for every pack that the index names and that is not known to be missing."""
+        with self._mutex:
+            self._relied.update(self._index.present())
+
     def recheck(self) -> None:
         """Make sure that every pack that this run wrote or relied on is still there.
 
@@ -225,7 +235,7 @@ class Writer:
         try:
             pack, data = packer.finish(self._key)
             self._store.put(pack_name(pack), data)
-            if packer.kind is BlobKind.TREE or len(data) <= SMALL:
+            if packer.kind is BlobKind.TREE:
                 self._pieces.keep(pack, 0, data)  # the next backup looks at it
             with self._mutex:
                 self._index.add(pack, packer.blobs)
@@ -262,7 +272,8 @@ class Writer:
             try:
                 while waiting:
                     count, part = _first_file(waiting)
-                    unpacked.write(self._store, self._key, "index", index_file(part))
+                    name = unpacked.write(self._store, self._key, "index", index_file(part))
+                    self.indexes.add(bytes.fromhex(name))
                     waiting = waiting[count:]
             except BaseException:
                 with self._mutex:

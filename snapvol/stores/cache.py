@@ -1,8 +1,8 @@
 """Files on this machine that spare requests to a repository's store. None is ever needed, and none is believed unseen.
 
 What is cached of a repository lies below ``ROOT/ID``, where ID is the repository's: snapshots, indexes and pieces of
-packs as the store holds them, that is sealed, and what was made of the indexes, sealed with the same key. So a stolen
-cache says no more than a stolen bucket; less, as key files are not in it: by them passwords could be tried.
+tree packs as the store holds them, that is sealed, and what was made of the indexes, sealed with the same key. So a
+stolen cache says no more than a stolen bucket; less, as key files are not in it: by them passwords could be tried.
 
 Any number of processes may use one cache at once: files are written beside and renamed. They are not synced: what a
 power cut tears does not pass its check, and is fetched again.

@@ -12,12 +12,17 @@ from snapvol import shell
 from snapvol.api import JobInfo, JobState
 from snapvol.backends import BACKENDS
 from snapvol.backends.btrfs import Btrfs
+from snapvol.engine.reading import entries
 from snapvol.errors import NoSpace, Protected
 from snapvol.model import Snapshot, Volume, new_id
+from snapvol.repository import BlobKind
+from snapvol.repository.ids import pack_name
+from snapvol.service.repositories import open_repository
 from snapvol.service.service import Service
 from support.process import run
 from support.quick import initialise
 from support.repositories import restic
+from support.restoring import restore
 from support.service import FakeKernel, settings_for
 
 pytestmark = pytest.mark.root
@@ -135,6 +140,30 @@ def test_a_rollback_and_a_forgotten_backup_cost_a_look(service: Service) -> None
     assert third.warnings == ["the backup that the last one was based on is no longer in the repository: all is read"]
     touch(service)
     assert done(service).result["base"] == third.result["id"]
+
+
+def test_T30_what_a_repair_gave_up_is_read_again_also_where_nothing_has_changed(service: Service) -> None:
+    """A base must not be taken unseen when indexes were replaced since: what they lost is in no index now."""
+    first = done(service).result["id"]
+    touch(service)
+    second = done(service).result["id"]  # by then this machine knows that the first stands
+    settings = service.settings.repository("default")
+    with open_repository("default", settings) as repository:
+        repository.load_index()
+        lost = next(iter(entries(repository, second, b"d1/f1")))[1].content or [""]
+        place = repository.locate(BlobKind.DATA, bytes.fromhex(lost[0]))
+        pack = Path(settings.url) / pack_name(place.pack)
+        content = bytearray(pack.read_bytes())
+        content[place.offset + place.length // 2] ^= 1
+        pack.chmod(0o600)
+        pack.write_bytes(content)
+        assert repository.repair_index(read_data=True).lost_blobs == 1
+    third = done(service)
+    assert third.result["base"] == second
+    with open_repository("default", settings) as repository:
+        assert repository.check(True).problems == []
+    assert third.result["bytes_read"] < 199_500
+    assert restore(service, first, volume="old").error is None
 
 
 def test_T39_where_a_snapshot_finds_no_room_the_base_is_given_up(

@@ -6,8 +6,8 @@ import io
 import struct
 from uuid import UUID, uuid4
 
+import google_crc32c
 import pytest
-from crc32c import crc32c
 
 from snapvol.backends.sendchanges import Names
 from snapvol.backends.sendstream import Field, Unknown, Verb, commands
@@ -22,7 +22,7 @@ def command(verb: int, **fields: bytes | int) -> bytes:
         length = b"" if name == "DATA" else struct.pack("<H", len(data))
         body += struct.pack("<H", Field[name]) + length + data
     head = struct.pack("<IHI", len(body), verb, 0)
-    checksum = crc32c(head + body, 0xFFFFFFFF) ^ 0xFFFFFFFF
+    checksum = google_crc32c.extend(0xFFFFFFFF, head + body) ^ 0xFFFFFFFF
     return head[:6] + struct.pack("<I", checksum) + body
 
 

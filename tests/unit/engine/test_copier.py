@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from snapvol.engine.base import base_backup
 from snapvol.engine.copier import CopyResult, copy
-from snapvol.engine.image_archiver import base_backup
 from snapvol.engine.image_restorer import restore_image
+from snapvol.engine.manifest import BackupKind
 from snapvol.engine.progress import Silent
 from snapvol.engine.restorer import restore
 from snapvol.errors import Cancelled, RepositoryLocked, RepositoryUnreachable, SnapvolError, UsageError
@@ -161,7 +162,7 @@ def test_an_image_and_the_base_of_the_next(bench: Bench, target: MemoryStore, tm
     (item,) = copied(bench.store, target).backups
     with opened(target) as repository:
         restore_image(repository, str(item.new), tmp_path / "out", progress=Silent())
-        base = base_backup(repository, "id-of-disk", "thin/1")
+        base = base_backup(repository, "id-of-disk", "thin/1", BackupKind.IMAGE)
     assert (tmp_path / "out").read_bytes() == disk.contents
     assert base is not None
     assert base.id == item.new

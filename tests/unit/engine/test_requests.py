@@ -61,7 +61,8 @@ def test_a_backup_of_an_unchanged_volume(
     """The same for each, however many there were before; REPOSITORY.md's rule 2 is held by the listing of ``data/``.
 
     The fewest with which a backup can be written: what the lock protocol takes (list, put, list, delete; and the look
-    whether it still holds), who may open it (key, config), what there is (snapshots, indexes), what is new (a pack of
+    whether it still holds), who may open it (key, config), what there is (snapshots, indexes; of contents
+    only what the last backup says of its volume, which is not cached, as no contents are), what is new (a pack of
     data and one of trees, for a backup's record of its volume has the time in it; their index; the snapshot).
     """
     monkeypatch.setattr(locks, "SETTLE", 0.0)
@@ -87,6 +88,7 @@ def test_a_backup_of_an_unchanged_volume(
             ("Head", "locks"): 1,
             ("Delete", "locks"): 1,
             ("List", "index"): 1,
+            ("Get", "data"): 1,
             ("Put", "data"): 2,
             ("Put", "index"): 1,
             ("List", "data"): 1,

@@ -276,6 +276,30 @@ def test_a_listing_that_is_older_than_the_cache(memory: MemoryStore, place: Cach
             assert repository.has(BlobKind.DATA, blob) == (not hidden)
 
 
+def test_an_index_that_is_still_listed_after_a_prune(memory: MemoryStore, place: CachePlace) -> None:
+    """T27, T29: what the cache knows of it is worth nothing without its packs: no backup comes to rely on them."""
+
+    class Late(Faulty):
+        gone: tuple[Entry, ...] = ()
+
+        def list(self, prefix: str) -> Iterator[Entry]:
+            yield from super().list(prefix)
+            yield from (entry for entry in self.gone if entry.name.startswith(prefix))
+
+    content = sample(40)
+    run(memory, place, content)
+    late = Late(memory)
+    late.gone = tuple(memory.list("index/"))
+    memory.delete([name for name in memory.objects if name.startswith(("index/", "data/", "snapshots/"))])
+    with pytest.raises(PackLost):
+        run(late, place, content)
+    assert list(memory.list("snapshots/")) == []
+    late.gone = ()
+    run(late, place, content)
+    with opened(memory) as repository:
+        assert repository.check(True).problems == []
+
+
 def test_an_object_that_is_listed_and_answers_404(memory: MemoryStore, place: CachePlace) -> None:
     """T27: 404, then 200: what the cache holds under that name is what the store holds; the name says so."""
     run(memory, place, sample(5))
