@@ -88,7 +88,7 @@ def test_T30_what_is_damaged_is_named(
     for snapshot in list((tmp_path / "copy/snapshots").iterdir())[:1]:
         snapshot.chmod(0o600)
         snapshot.write_bytes(b"")
-    done = snapvol("repo", "copy", *other)
+    done = snapvol("repo", "copy", *other, "--no-cache")  # which has them whole
     assert done.code == 1
     assert done.err.endswith(f"not copied, because they are damaged: {snapshot.name[:8]}; see: snapvol repo check\n")
     assert len(there_now(other, snapvol)) == 2
