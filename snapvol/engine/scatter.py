@@ -113,7 +113,9 @@ class Scatter:
         if existing:
             file.there, file.fresh = True, False
             self._guard(file, lambda fd: os.ftruncate(fd, file.node.size))
-        elif len(blobs) != 1 or file.node.size > LARGEST:
+        elif (
+            len(blobs) != 1 or blobs[0] in self._zeros or file.node.size > LARGEST
+        ):  # else writing its one piece does it
             self._guard(file, lambda fd: os.ftruncate(fd, file.node.size))
         offset = 0
         for blob, length in zip(blobs, lengths, strict=True):

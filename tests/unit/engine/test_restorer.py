@@ -185,6 +185,15 @@ def test_t35_two_names_that_have_become_one_file_are_parted(bench: Bench, source
     assert differences(wanted, look(source)) == []
 
 
+@pytest.mark.parametrize("size", [512 << 10, 1 << 20, 4 << 20, 8 << 20])
+def test_t34_a_file_that_is_one_piece_of_zeros_has_its_size_again(
+    bench: Bench, source: Path, target: Path, size: int
+) -> None:
+    grow(source, {b"hole": file(size), b"zeros": file(bytes(size))})
+    restored = bench.restore(bench.back_up(source).id, target)
+    assert [(restored / name).stat().st_size for name in ("hole", "zeros")] == [size, size]
+
+
 def test_t34_holes_come_back_in_place(bench: Bench, source: Path) -> None:
     grow(source, {b"hole": file(16 << 20, b"x")})
     wanted = look(source)
