@@ -119,7 +119,8 @@ def test_a_worker_is_behind_everybody_else(silent: work.Place) -> None:
     assert waiting.pid is not None
     try:
         pid = waiting.pid
-        wait_until(lambda: os.getpriority(os.PRIO_PROCESS, pid) == 10, 10, "the worker to be nice")
+        ours = os.getpriority(os.PRIO_PROCESS, 0)
+        wait_until(lambda: os.getpriority(os.PRIO_PROCESS, pid) == min(ours + 10, 19), 10, "the worker to be nice")
         assert os.getsid(pid) == pid
     finally:
         waiting.worker.cancel()
