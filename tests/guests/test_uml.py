@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from lab.guest import TREE, GuestFailed
-from lab.uml import PROGRAM, Uml, UmlZfs
+from lab.uml import PROGRAM, Uml
 from support import leftovers, needs
 from support.process import Server, run, wait_until
 
@@ -26,10 +26,10 @@ def boot(tmp_path: Path) -> Boot:
     needs.program(PROGRAM, "cc", "mkfs.ext4", what="uml")
     count = iter(range(100))
 
-    def made(script: str, machine: type[Uml] = Uml, **options: object) -> Uml:
+    def made(script: str, **options: object) -> Uml:
         place = tmp_path / f"boot{next(count)}"
         place.mkdir()
-        return machine(["bash", "-euc", script], place=place, **{"seconds": 120, **options})  # type: ignore[arg-type]
+        return Uml(["bash", "-euc", script], place=place, **{"seconds": 120, **options})  # type: ignore[arg-type]
 
     return made
 
@@ -188,35 +188,3 @@ def test_lvm_thin_works_as_tests_need_it(boot: Boot, tmp_path: Path) -> None:
     with boot(script, disks=[empty(tmp_path / "disk", "2G")], output=output) as guest:
         assert guest.wait() == 0, output.getvalue().decode()
     assert b"<right_only" in output.getvalue()
-
-
-def test_zfs_works_as_tests_need_it_and_keeps_what_was_synced_when_the_power_is_cut(boot: Boot, tmp_path: Path) -> None:
-    disk = empty(tmp_path / "disk", "2G")
-    pool = "packaging/vm/zfs-pool $SNAPVOL_TEST_DISKS; zpool version"
-    make = f"""
-        for again in 1 2; do {pool}; done
-        zfs create tank/v; zfs mount tank/v || true
-        seq 100000 >/tank/v/f
-        zfs snapshot tank/v@s
-        zfs clone tank/v@s tank/clone
-        head -c 32 /dev/urandom >/tmp/key
-        zfs create -o encryption=aes-256-gcm -o keyformat=raw -o keylocation=file:///tmp/key tank/sealed
-        echo more >>/tank/v/f; sync
-        zfs diff -FHh tank/v@s tank/v
-        zfs send -i @s tank/v@$(zfs snapshot tank/v@t && echo t) | zstream dump -v | grep -c WRITE
-        zpool sync; echo ready; sleep 600
-    """
-    output = io.BytesIO()
-    with boot(make, machine=UmlZfs, disks=[disk], output=output) as guest:
-
-        def ready() -> bool:
-            guest.show()
-            return b"ready\n" in output.getvalue()
-
-        wait_until(ready, 120, lambda: output.getvalue().decode())
-        guest.kill()
-    read = f"{pool}; seq 100000 | cmp - /tank/v/.zfs/snapshot/s/f; zpool scrub -w tank; zpool status -x"
-    with boot(read, machine=UmlZfs, disks=[disk], output=output) as guest:
-        assert guest.wait() == 0, output.getvalue().decode()
-    assert b"\nM\tF\t/tank/v/f\n" in output.getvalue()
-    assert output.getvalue().endswith(b"all pools are healthy\n")
