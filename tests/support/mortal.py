@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from threading import Lock
 
 from snapvol.stores.base import Buffer, Entry, Store
+from snapvol.stores.memory import MemoryStore
 
 
 class Killed(BaseException):
@@ -58,3 +59,23 @@ class Mortal(Store):
     def _alive(self) -> None:
         if self._dead:
             raise Killed
+
+
+def deaths(template: MemoryStore, work: Callable[[Store], object]) -> Iterator[MemoryStore]:
+    """Yield what is left in a storage when ``work`` on a copy of ``template`` dies after none, 1, 2, 3 … changes.
+
+    The locks of the dead are gone: nobody holds them for long. The last one yielded is that of a work that came to its
+    end.
+    """
+    lives = 0
+    done = False
+    while not done:
+        left = MemoryStore()
+        left.objects = dict(template.objects)
+        try:
+            work(Mortal(left, lives))
+            done = True
+        except Killed:
+            lives += 1
+        left.delete([entry.name for entry in left.list("locks/")])
+        yield left
