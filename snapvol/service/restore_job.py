@@ -164,15 +164,25 @@ class RestoreJob(Kind):
         points.require_undo(entry, ELSEWHERE)
         run.phase("taking a snapshot")
         before = points.take(self._context.catalog, entry, "before-restore", _message(run.id), points.RESTORE)
+        # As long as the storage says so, and no longer, `_undo` goes back to that: see there.
+        self._context.catalog.change(spec.volume_id, job=run.id)
         entry = self._entry(spec)
         if spec.path is None:
             result = self._by_stage(run, entry, transfer)
-            self._description.note_filesystem(self._entry(spec), transfer)
         else:
-            # Into the live volume, which nobody can mount meanwhile; `_undo` goes back if it does not succeed.
+            # Into the live volume, which nobody can mount meanwhile.
             with self._context.contents.claimed(entry) as target:
                 result = transfer.to_directory(target, exact=True)
+        self._mark_done(run, spec)
+        if spec.path is None:
+            self._description.note_filesystem(self._entry(spec), transfer)
         return {"before": before.name, **result}
+
+    def _mark_done(self, run: Run, spec: RestoreSpec) -> None:
+        try:
+            self._context.catalog.change(spec.volume_id, job=None)
+        except SnapvolError as error:
+            run.warn(f"everything is restored, but the storage could not note that: {error.message}")
 
     def _by_stage(self, run: Run, entry: Entry, transfer: Transfer) -> dict[str, Any]:
         """Make new contents beside the volume's own, and replace those in one step."""
@@ -201,12 +211,19 @@ class RestoreJob(Kind):
         before = next((it for it in entry.snapshots if _is_before(it, job.id)), None)
         if before is None:
             return  # it did not get as far as that
+        begun = volume.job == job.id
+        if job.state is JobState.INTERRUPTED and not begun:
+            # It may have ended long ago, and what was written since must stay: that a job has ended is history, which
+            # a power cut may lose. What the storage says is not.
+            self._context.note("restore", volume, f"the state before restore job {job.id} is {before.full_name}")
+            return
         # What failed under our eyes while the new contents were apart has changed nothing.
-        if path is not None or job.state is JobState.INTERRUPTED:
+        if begun and (path is not None or job.state is JobState.INTERRUPTED):
             try:
                 self.refuse_used(entry)
                 entry.pool.require().unmount(volume)
                 entry.backend.rollback(volume, before)
+                catalog.change(volume.id, job=None)
             except SnapvolError as error:
                 self._context.note("restore", volume, f"the state before restore job {job.id} is {before.full_name}")
                 log.error("volume '%s' may hold half of a restore; snapvol rollback %s: %s",

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from snapvol.api import JobInfo, JobState
@@ -17,6 +17,7 @@ from snapvol.model import State
 from snapvol.service.service import Service
 from support.process import Server, wait_until
 from support.quick import initialise
+from support.restoring import backed_up, contents, fill, restore, write
 from support.service import FakeKernel, directory_service
 
 SECONDS = 60.0
@@ -58,10 +59,6 @@ def prepared(root: Path) -> None:
     (data / "d" / "big").write_bytes(os.urandom(SIZE))
     (data / "d" / "left-over").write_bytes(b"x")
     service.close()
-
-
-def contents(data: Path) -> Mapping[str, bytes]:
-    return {str(path.relative_to(data)): path.read_bytes() for path in data.rglob("*") if path.is_file()}
 
 
 def killed_while(root: Path, what: str) -> str:
@@ -112,6 +109,34 @@ def test_T38_what_a_killed_daemon_leaves_is_as_before_or_is_told_and_can_be_retr
     finally:
         service.close()
         shutil.rmtree(root)
+
+
+@pytest.mark.parametrize("path", [None, "d"])
+def test_T38_what_was_written_after_a_restore_stays_though_its_end_was_forgotten(
+    tmp_path: Path, path: str | None
+) -> None:
+    """A power cut can lose what the daemon's database, which is not synced each time, was told last."""
+    root = tmp_path / "root"
+    service = directory_service(root)
+    initialise(service.settings, "default")
+    data = fill(service, "web")
+    backed_up(service)
+    write(data, {"d/b": b"older"})
+    job = restore(service, "web", in_place=True, path=path)
+    assert job.state is JobState.DONE
+    write(service.mountpoint("web"), {"later": b"acknowledged"})
+    expected = contents(service.mountpoint("web"))
+    (record,) = [it for it in service._context.state.jobs() if it.info.id == job.id]
+    info = msgspec.structs.replace(record.info, state=JobState.RUNNING, ended=None)
+    service._context.state.save_job(msgspec.structs.replace(record, info=info))
+    service.close()
+    service = directory_service(root, FakeKernel())
+    try:
+        assert service.jobs.get(job.id).state is JobState.INTERRUPTED
+        assert contents(service.mountpoint("web")) == expected
+        assert [it.name for it in service.snapshots("web")] == [job.result["before"]]
+    finally:
+        service.close()
 
 
 @pytest.mark.parametrize("starts", [1, 2])
