@@ -40,7 +40,7 @@ def index(session: Session, access: Access, read_data: bool, dry_run: bool, as_j
     Nobody else may use the repository meanwhile. Interrupted at any moment it leaves what can be read readable; run it
     again.
     """
-    with opened(session, access) as repository, display() as shown:
+    with opened(session, access.uncached) as repository, display() as shown:
         report = repository.repair_index(read_data=read_data, dry_run=dry_run, progress=Counter("repair", shown))
     if as_json:
         return output.print_json(report)
@@ -108,7 +108,7 @@ def _repair(session: Session, access: Access, chosen: tuple[str, ...], *, forget
     from snapvol.engine.backup_repair import repair_backups
     from snapvol.engine.backups import select
 
-    with opened(session, access) as repository, display() as shown:
+    with opened(session, access.uncached) as repository, display() as shown:
         ids = [select(repository, text).id for text in chosen]
         progress = Counter("repair", shown)
         return repair_backups(repository, chosen=ids, forget=forget, dry_run=dry_run, progress=progress)

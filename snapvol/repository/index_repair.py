@@ -165,7 +165,8 @@ class IndexSurvey:
         """Do what was found to be necessary; see `repair_index`."""
         entries, replaced = self.entries(), sorted(self.replaced())
         damaged = self.in_state(State.DAMAGED)
-        writer = Writer(self._store, self._key, self.index, tuning)
+        # With an index of its own: copies of the same in packs that nobody has read here may not be whole.
+        writer = Writer(self._store, self._key, BlobIndex(), tuning)
         writer.check_all = True
         # Names the damaged packs as long as they are there, but nothing in them: a backup straight after a kill would
         # take in packs that no index names, and rely on what is damaged.

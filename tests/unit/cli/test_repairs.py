@@ -111,3 +111,20 @@ def test_read_only_storage_is_only_looked_at(copy: Path, snapvol: Snapvol) -> No
     assert refused.code == 4
     assert "leave out --no-lock to write" in refused.err
     assert snapvol("repo", "repair", "backups", "--no-lock").code == 4
+
+
+def test_T30_what_this_machine_has_cached_is_not_taken_for_whole(copy: Path, snapvol: Snapvol) -> None:
+    newest = snapvol("backups", "--json").json[-1]["id"]
+    assert snapvol("files", newest, "pages").code == 0  # keeps directories here
+    with Repository.open(LocalStore(copy), PASSWORD) as opened:
+        opened.load_index()
+        document = opened.find_snapshot(newest)[1]
+        place = opened.locate(BlobKind.TREE, bytes.fromhex(document.tree))
+    pack = copy / f"data/{place.pack.hex()[:2]}/{place.pack.hex()}"
+    data = bytearray(pack.read_bytes())
+    data[place.offset + place.length // 2] ^= 1
+    os.chmod(pack, 0o600)
+    pack.write_bytes(data)
+    refused = snapvol("repo", "repair", "backups")
+    assert refused.code == 4
+    assert "snapvol repo repair index --read-data" in refused.err

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
 from snapvol.errors import NotFound, RepositoryLocked, RepositoryUnreachable
 from snapvol.repository import BlobKind, keys, unpacked
-from snapvol.repository.index import index_file
+from snapvol.repository.ids import pack_name
+from snapvol.repository.index import BlobIndex, index_file
 from snapvol.repository.packs import PackedBlob
+from snapvol.repository.writer import Writer
 from snapvol.stores.base import Transient
 from snapvol.stores.local import LocalStore
 from snapvol.stores.memory import MemoryStore
@@ -18,7 +21,7 @@ from support.damage import damage, objects
 from support.faults import Faulty, nth
 from support.indexes import BLOBS, data_pack, problems, readable, repaired
 from support.moto_s3 import MotoS3
-from support.repositories import PASSWORD, approved, back_up, backed_up, created, opened, restic
+from support.repositories import PASSWORD, SMALL, approved, back_up, backed_up, created, opened, restic, sample
 
 
 @pytest.fixture
@@ -323,3 +326,26 @@ def _on_s3(moto: MotoS3) -> None:
         repository.load_index()
         back_up(repository, lock, BLOBS[1])
     assert problems(store) == []
+
+
+def test_T30_copies_in_packs_that_nobody_has_read_do_not_count(store: MemoryStore) -> None:
+    """Of two copies one has a flipped bit that only --read-data would find; the other's pack has lost its header."""
+    blobs = sample(8, size=3000, seed=77)
+    backed_up(store, blobs)
+    with opened(store) as repository, repository.lock():
+        writer = Writer(store, repository._key, BlobIndex(), SMALL)
+        for blob in blobs:
+            writer.add(BlobKind.DATA, blob)
+        writer.flush()
+        writer.close()
+    with opened(store) as repository:
+        repository.load_index()
+        bad, good = repository._index.find(BlobKind.DATA, sha256(blobs[0]).digest())
+    content = bytearray(store.objects[pack_name(bad.pack)])
+    content[bad.offset + bad.length // 2] ^= 1
+    store.objects[pack_name(bad.pack)] = bytes(content)
+    store.objects[pack_name(good.pack)] = store.objects[pack_name(good.pack)][:-40]
+    repaired(store, read_data=False)
+    with opened(store) as repository:
+        repository.load_index()
+        assert repository.read(BlobKind.DATA, sha256(blobs[0]).digest()) == blobs[0]
