@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 @click.option("--max-repack-size", metavar="SIZE", help="Read and write again at most so many bytes of packs.")
 @click.option(
     "--wait",
-    default="15m",
+    default="30m",
     show_default=True,
     metavar="TIME",
     help="How long to wait for backups of other hosts before deleting.",

@@ -217,6 +217,7 @@ class Pruner:
         self._progress.total(self._trees + len(self._choice.repack), figures.bytes_copied)
         tuning = msgspec.structs.replace(self._tuning, uploads=min(2, self._tuning.uploads))  # beside the reads' memory
         writer = Writer(self._store, self._key, BlobIndex(), tuning)
+        writer.check_all = True  # what is compressed anew takes the place of what it was made from
         repacker = Repacker(self._store, self._blobs, self._reader, writer, self._progress)
         needed = {fact.number: fact.needed_blobs for fact in self._facts}
         try:

@@ -11,7 +11,7 @@ from snapvol.repository.locks import Lock, LockDocument
 from snapvol.repository.sealing import MasterKey
 from snapvol.stores.base import Store
 
-QUIET = 2 * locks.REFRESH + 60.0  # seconds in which a living holder writes its lock anew, whatever its clock says
+QUIET = locks.LATE + 60.0  # seconds after which a holder that could not write its lock anew does not rely on it
 
 
 class Watch:
@@ -69,5 +69,5 @@ class Watch:
         holder = "somebody" if lock is None else f"process {lock.pid} on {lock.hostname}"
         return (
             f"{self._store.location} is locked by {holder} ({name[:8]}), which may be at work",
-            "wait for it: --wait 15m; if it is gone: snapvol repo unlock",
+            "wait for it: --wait 30m; if it is gone: snapvol repo unlock",
         )

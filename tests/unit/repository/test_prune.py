@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 
 from snapvol.errors import Damaged, RepositoryLocked, RepositoryUnreachable
-from snapvol.repository import BlobKind, Tuning
+from snapvol.repository import BlobKind, Repository, Tuning, writer
 from snapvol.repository.ids import pack_name
+from snapvol.repository.packs import PackedBlob
 from snapvol.repository.plan import Limits
 from snapvol.repository.prune import Outcome
+from snapvol.repository.writer import Writer
 from snapvol.stores.base import Entry, Store, Transient
 from snapvol.stores.local import LocalStore
 from snapvol.stores.memory import MemoryStore
@@ -374,3 +376,25 @@ def test_the_repository_may_be_used_on(memory: MemoryStore) -> None:
     blobs = sample(80)
     kept[backed_up(memory, blobs)] = blobs
     assert whole(memory) == kept
+
+
+def test_what_is_compressed_anew_is_proved_before_it_takes_the_place_of_the_old(
+    memory: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trees that are stored as they are, as in repositories that were migrated from version 1."""
+    with monkeypatch.context() as patch:
+        patch.setattr(Writer, "_compressed", lambda self, kind, data, check: (data, 0))
+        for seed in range(3):
+            backed_up(memory, sample(3, seed=seed))
+    proved: list[bytes] = []
+    monkeypatch.setattr(writer, "check_round_trip", lambda frame, data: proved.append(bytes(data)))
+    with opened(memory) as repository:
+        trees = {repository.read(blob.kind, blob.id) for _, blob in loaded(repository) if blob.kind is BlobKind.TREE}
+        repository.prune(Limits(unused_share=0.0), dry_run=False)
+    assert trees
+    assert trees <= set(proved)
+
+
+def loaded(repository: Repository) -> list[tuple[bytes, PackedBlob]]:
+    repository.load_index()
+    return list(repository._index.blobs())

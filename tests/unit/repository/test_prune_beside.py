@@ -392,7 +392,7 @@ def test_a_lock_that_nobody_refreshes_is_waited_for_no_longer(memory: MemoryStor
         dead.refresh()
         assert watch.others(own)
         at[0] = QUIET
-        with pytest.raises(RepositoryLocked, match="may be at work; wait for it: --wait 15m; if it is gone: snapvol"):
+        with pytest.raises(RepositoryLocked, match="may be at work; wait for it: --wait 30m; if it is gone: snapvol"):
             watch.refuse_others(own)
         at[0] = QUIET * 1.5 + 1
         watch.refuse_others(own)
@@ -451,3 +451,42 @@ def test_what_a_running_backup_uploaded_is_not_taken_for_garbage(memory: MemoryS
         assert prune(interrupted(memory, commit)).plan.packs_unreferenced > 0
     assert held(memory) == kept
     assert SMALL.pack_size < sum(map(len, blobs))
+
+
+def test_a_writer_whose_lock_is_not_late_yet_is_not_dead_by_a_wrong_clock(
+    memory: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It could not reach the store for twelve minutes, and its backup is committed all the same; all of it is kept."""
+    blobs = sample(60)
+    kept = {backed_up(memory, other): other for other in [sample(30, seed=5)]}
+    doomed = backed_up(memory, blobs)
+    passed = [0.0]
+
+    class Right(locks.SystemClocks):
+        def readings(self) -> tuple[float, ...]:
+            return (time.monotonic() + passed[0],)
+
+    class Ahead(locks.SystemClocks):
+        def now(self) -> datetime:
+            return now() + timedelta(days=1)
+
+    with opened(memory) as writer:
+        writer.forget([doomed])
+        lock = locks.Lock(memory, writer._key, False, Right())
+        writer._lock = lock
+        writer.load_index()
+        assert writer.has(BlobKind.DATA, writer.add(BlobKind.DATA, blobs[0])[0])
+        monkeypatch.setattr(locks, "SystemClocks", Ahead)
+        watch = Watch
+        monkeypatch.setattr(pruning, "Watch", lambda store, key: watch(store, key, lambda: passed[0]))
+
+        def before(operation: str, name: str, _: int) -> None:
+            if operation == "delete" and name.startswith("locks/"):
+                passed[0] = 12 * 60.0
+
+        with pytest.raises(RepositoryLocked, match="may be at work"):
+            prune(Faulty(memory, before))
+        kept[back_up(writer, lock, blobs)] = blobs
+        lock.release()
+    monkeypatch.undo()
+    assert held(memory) == kept
