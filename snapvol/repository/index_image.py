@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Set
+from collections.abc import Iterator, Mapping
 from itertools import product
 from struct import Struct as Layout
 from struct import error as TooShort
@@ -25,9 +25,10 @@ log = logging.getLogger(__name__)
 
 FILE = "index-image"
 
-_MAGIC = b"snapvol-index-1\n"
+_MAGIC = b"snapvol-index-2\n"
 _HEAD = Layout("<16s16sI")  # magic, identity of the image, number of the section
 _COUNT = Layout("<I")
+_NAME = Layout("<32sQ")  # id and size
 _PREFIXES = 4096  # buckets in a section
 _COUNTS = Layout(f"<{_PREFIXES}I")  # records in each bucket
 _SECTIONS = list(product(BlobKind, range(0, 1 << 16, _PREFIXES)))
@@ -37,18 +38,18 @@ class IndexImage(NamedTuple):
     """What an image holds.
 
     Attributes:
-        names: ids of the index files that say the same.
+        names: ids and sizes of the index files that say the same.
         packs: see `BlobIndex.restore`.
         buckets: likewise.
     """
 
-    names: set[bytes]
+    names: dict[bytes, int]
     packs: list[bytes]
     buckets: dict[BlobKind, Buckets]
 
 
-def save(cache: Cache, key: MasterKey, index: BlobIndex, names: Set[bytes]) -> None:
-    """Write what ``index`` holds, which is what the index files with these ids say."""
+def save(cache: Cache, key: MasterKey, index: BlobIndex, names: Mapping[bytes, int]) -> None:
+    """Write what ``index`` holds, which is what the index files with these ids and sizes say."""
     cache.write(FILE, _sealed(key, index, names))
 
 
@@ -64,7 +65,7 @@ def load(cache: Cache, key: MasterKey) -> IndexImage | None:
         return None
 
 
-def _sealed(key: MasterKey, index: BlobIndex, names: Set[bytes]) -> Iterator[bytes]:
+def _sealed(key: MasterKey, index: BlobIndex, names: Mapping[bytes, int]) -> Iterator[bytes]:
     identity = os.urandom(16)
     for number, plain in enumerate(_sections(index, names)):
         sealed = key.seal(_HEAD.pack(_MAGIC, identity, number) + plain)
@@ -72,9 +73,16 @@ def _sealed(key: MasterKey, index: BlobIndex, names: Set[bytes]) -> Iterator[byt
         yield sealed
 
 
-def _sections(index: BlobIndex, names: Set[bytes]) -> Iterator[bytes]:
+def _sections(index: BlobIndex, names: Mapping[bytes, int]) -> Iterator[bytes]:
     packs = index.packs()
-    yield b"".join((_COUNT.pack(len(names)), *sorted(names), _COUNT.pack(len(packs)), *packs))
+    yield b"".join(
+        (
+            _COUNT.pack(len(names)),
+            *(_NAME.pack(*name) for name in sorted(names.items())),
+            _COUNT.pack(len(packs)),
+            *packs,
+        )
+    )
     for kind, start in _SECTIONS:
         buckets = index.buckets(kind)
         found = [buckets.get(prefix.to_bytes(2, "big"), b"") for prefix in range(start, start + _PREFIXES)]
@@ -99,8 +107,8 @@ def _opened(cache: Cache, key: MasterKey) -> Iterator[bytes]:
 
 def _parsed(sections: Iterator[bytes]) -> IndexImage:
     first = next(sections)
-    names, at = _ids(first, 0)
-    packs, _ = _ids(first, at)
+    names, at = _listed(first, 0, _NAME.size)
+    packs, _ = _listed(first, at, 32)
     buckets: dict[BlobKind, Buckets] = {kind: {} for kind in BlobKind}
     for (kind, start), section in zip(_SECTIONS, sections, strict=True):
         into, at = buckets[kind], _COUNTS.size
@@ -109,12 +117,12 @@ def _parsed(sections: Iterator[bytes]) -> IndexImage:
                 end = at + count * RECORD.size
                 into[prefix.to_bytes(2, "big")] = bytearray(section[at:end])
                 at = end
-    return IndexImage(set(names), packs, buckets)
+    return IndexImage(dict(_NAME.unpack(name) for name in names), packs, buckets)
 
 
-def _ids(section: bytes, at: int) -> tuple[list[bytes], int]:
-    """Return the ids that are listed from ``at`` on, and where they end."""
+def _listed(section: bytes, at: int, width: int) -> tuple[list[bytes], int]:
+    """Return what is listed from ``at`` on, each ``width`` bytes, and where it ends."""
     (count,) = _COUNT.unpack_from(section, at)
     at += _COUNT.size
-    end = at + 32 * count
-    return [section[place : place + 32] for place in range(at, end, 32)], end
+    end = at + width * count
+    return [section[place : place + width] for place in range(at, end, width)], end

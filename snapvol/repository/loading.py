@@ -31,7 +31,7 @@ class IndexLoader:
         cache: of the repository.
 
     Attributes:
-        listed: the ids of all index files, as of the last `load`.
+        listed: the ids of the index files that the last `load` found, those that cannot be read included.
     """
 
     def __init__(self, store: Store, key: MasterKey, index: BlobIndex, cache: Cache) -> None:
@@ -40,21 +40,21 @@ class IndexLoader:
         self._key = key
         self._index = index
         self._cache = cache
-        self._entered: set[bytes] = set()
+        self._entered: dict[bytes, int] = {}  # ids and sizes
 
     def load(self, entries: Sequence[Entry]) -> list[tuple[str, Damaged]]:
         """Enter what is listed and was not entered yet; return the names of those that cannot be read, and why."""
-        self.listed = listed = frozenset(_id(entry) for entry in entries)
+        listed = {_id(entry): entry.size for entry in entries}
         pristine = not self._index.packs()
         if pristine and (image := index_image.load(self._cache, self._key)):
-            if image.names <= listed:
+            if image.names.items() <= listed.items():
                 self._index.restore(image.packs, image.buckets)
                 self._entered = image.names
             else:
                 self._cache.remove([index_image.FILE])
         imaged, files = len(self._index), len(self._entered)
         damaged = []
-        fresh = [entry for entry in entries if _id(entry) not in self._entered]
+        fresh = [entry for entry in entries if self._entered.get(_id(entry)) != entry.size]
         for name, found in index_files(self._store, self._key, fresh):
             if isinstance(found, Damaged):
                 log.warning("an index is left out: %s", found)
@@ -62,7 +62,11 @@ class IndexLoader:
                 continue
             for pack, blobs in found:
                 self._index.add(pack, blobs)
-            self._entered.add(bytes.fromhex(name[-64:]))
+            identity = bytes.fromhex(name[-64:])
+            self._entered[identity] = listed[identity]
+        # One that is listed and not there is not among them: what it said may have been replaced by less.
+        unreadable = {bytes.fromhex(name[-64:]) for name, _ in damaged}
+        self.listed = frozenset((self._entered.keys() & listed.keys()) | unreadable)
         if pristine and self._is_worth_it(imaged, len(self._entered) - files):
             self._save()
         return damaged

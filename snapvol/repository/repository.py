@@ -427,13 +427,14 @@ class Repository:
         return at, packs, not locks.shared(self.store, self._key, self._lock.id)
 
     def _compare(self, at: datetime, packs: Mapping[bytes, int], alone: bool) -> None:
+        unknown = [(pack, size) for pack, size in packs.items() if not self._index.knows_pack(pack)]
         if alone:
-            unknown = [(pack, size) for pack, size in packs.items() if not self._index.knows_pack(pack)]
             self._writer.take_in(taken_in(self.store, self._key, unknown))
         self.missing_packs = self._index.miss(packs)
         if self.missing_packs:
             log.warning("%d packs that indexes name are not in %s", self.missing_packs, self.store.location)
-        self._inventoried = at if alone and not self.missing_packs else None
+        # Strays are only known by then, in no index yet: the next run is to find them, too.
+        self._inventoried = at if alone and not self.missing_packs and not unknown else None
 
     def _snapshot(self, name: str, size: int | None = None) -> SnapshotDocument | Damaged | None:
         known = self._documents.get(name.removeprefix("snapshots/"))

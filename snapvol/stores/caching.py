@@ -15,8 +15,8 @@ class CachingStore(Store):
     """Answers `get` of indexes and snapshots from a cache; everything else the store itself answers.
 
     Whether an object is there, only the store says: `list` and `size` are never answered from the cache, and a listing
-    drops from it what is no longer listed. Callers read what they have just seen listed; so nothing that was deleted
-    comes back to life.
+    drops from it what is no longer listed, or not with that size. Callers read what they have just seen listed; so
+    nothing that was deleted comes back to life.
 
     Args:
         store: the store.
@@ -60,9 +60,9 @@ class CachingStore(Store):
             yield from self._store.list(prefix)
             return
         entries = list(self._store.list(prefix))
-        listed = {entry.name for entry in entries}
-        cached = [f"{prefix}{name}" for name, _ in self._cache.names(prefix)]
-        self._cache.remove(name for name in cached if name not in listed)
+        listed = {entry.name: entry.size for entry in entries}
+        cached = [(f"{prefix}{name}", size) for name, size in self._cache.names(prefix)]
+        self._cache.remove(name for name, size in cached if listed.get(name) != size)
         yield from entries
 
     def delete(self, names: Sequence[str]) -> None:

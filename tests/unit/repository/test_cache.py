@@ -208,13 +208,13 @@ def test_another_repositorys_image_is_not_believed(tmp_path: Path) -> None:
     index = BlobIndex()
     index.add(b"p" * 32, [PackedBlob(b"b" * 32, BlobKind.DATA, 0, 99, 0)])
     cache = Cache(tmp_path, "id", 1 << 30)
-    index_image.save(cache, MasterKey.generate(), index, {b"n" * 32})
+    index_image.save(cache, MasterKey.generate(), index, {b"n" * 32: 7})
     assert index_image.load(cache, KEY) is None
     assert cache.read(index_image.FILE) is None
-    index_image.save(cache, KEY, index, {b"n" * 32})
+    index_image.save(cache, KEY, index, {b"n" * 32: 7})
     image = index_image.load(cache, KEY)
     assert image is not None
-    assert (image.names, image.packs) == ({b"n" * 32}, [b"p" * 32])
+    assert (image.names, image.packs) == ({b"n" * 32: 7}, [b"p" * 32])
 
 
 def test_two_images_are_not_mixed(tmp_path: Path) -> None:
@@ -224,7 +224,7 @@ def test_two_images_are_not_mixed(tmp_path: Path) -> None:
     images = []
     for number in range(2):
         index.add(bytes([number]) * 32, [PackedBlob(bytes([number]) * 32, BlobKind.DATA, 0, 99, 0)])
-        index_image.save(cache, KEY, index, {b"n" * 32})
+        index_image.save(cache, KEY, index, {b"n" * 32: 7})
         images.append(cache.read(index_image.FILE) or b"")
     half = len(images[0]) // 2
     cache.write(index_image.FILE, [images[0][:half], images[1][len(images[1]) - (len(images[0]) - half) :]])
@@ -524,3 +524,40 @@ def test_damage_in_the_store_is_found_beside_a_cache(memory: MemoryStore, place:
     memory.objects[name] = memory.objects[name][:-1] + b"x"
     with cached(memory, place) as repository:
         assert [problem.object for problem in repository.check().problems if problem.object == name]
+
+
+@pytest.mark.parametrize("fewest", [1, loading.FEWEST])
+def test_T30_an_index_that_is_cut_short_is_not_hidden_by_the_cache(
+    memory: MemoryStore, place: CachePlace, monkeypatch: pytest.MonkeyPatch, fewest: int
+) -> None:
+    """Else every backup from then on could only be read on this machine."""
+    monkeypatch.setattr(loading, "FEWEST", fewest)  # with the image, too
+    run(memory, place, sample(30))
+    run(memory, place, sample(30))
+    for entry in list(memory.list("index/")):
+        memory.objects[entry.name] = b""
+    run(memory, place, sample(30))
+    with opened(memory) as elsewhere:
+        elsewhere.load_index()
+        for _, document in elsewhere.snapshots():
+            elsewhere.read(BlobKind.TREE, bytes.fromhex(document.tree))
+
+
+def test_T28_what_a_killed_run_left_is_found_by_a_backup_after_a_restore(
+    memory: MemoryStore, place: CachePlace
+) -> None:
+    run(memory, place, sample(3, seed=9))
+    blobs = sample(30)
+    with suppress(KeyboardInterrupt), cached(memory, place) as killed, killed.lock():
+        killed.load_index()
+        for blob in blobs:
+            killed.add(BlobKind.DATA, blob)
+        killed.flush()
+        for name in killed._writer.indexes:
+            memory.delete([f"index/{name.hex()}"])
+        raise KeyboardInterrupt
+    with cached(memory, place) as restoring, restoring.lock():
+        restoring.load_index()
+    with cached(memory, place) as repository, repository.lock():
+        repository.load_index()
+        assert not any(repository.add(BlobKind.DATA, blob)[1] for blob in blobs)

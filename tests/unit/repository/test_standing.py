@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from snapvol.errors import PackLost
 from snapvol.repository import BlobKind, Repository
+from snapvol.stores.base import Entry, Store
 from snapvol.stores.cache import CachePlace
 from snapvol.stores.memory import MemoryStore
 from support.damage import damage, objects
+from support.faults import Faulty
 from support.repositories import PASSWORD, SMALL, back_up, opened, sample
+
+
+class Stale(Faulty):
+    """Goes on listing what is gone."""
+
+    def __init__(self, store: Store, old: Sequence[Entry]) -> None:
+        super().__init__(store)
+        self._old = old
+
+    def list(self, prefix: str) -> Iterator[Entry]:
+        yield from super().list(prefix)
+        yield from (entry for entry in self._old if entry.name.startswith(prefix))
 
 
 @pytest.fixture
@@ -26,11 +41,11 @@ def backup(memory: MemoryStore, place: CachePlace) -> str:
         return back_up(repository, lock, sample(30))
 
 
-def cached(store: MemoryStore, place: CachePlace | None) -> Repository:
+def cached(store: Store, place: CachePlace | None) -> Repository:
     return Repository.open(store, PASSWORD, tuning=SMALL, cache=place)
 
 
-def stands(store: MemoryStore, place: CachePlace | None, backup: str) -> bool:
+def stands(store: Store, place: CachePlace | None, backup: str) -> bool:
     with cached(store, place) as repository, repository.lock():
         repository.load_index()
         return repository.stands(backup)
@@ -62,6 +77,21 @@ def test_T30_it_does_not_stand_when_indexes_were_replaced(memory: MemoryStore, p
         damage(memory, next(name for name in objects(memory, "data/") if len(memory.objects[name]) > 10_000), "flip")
         assert other.repair_index(read_data=True).lost_blobs
     assert not stands(memory, place, backup)
+
+
+def test_T27_an_index_that_is_only_listed_does_not_stand(memory: MemoryStore, place: CachePlace, backup: str) -> None:
+    """A listing may be older than a repair that replaced an index by one that says less."""
+    before = list(memory.list("index/"))
+    for name in place.path.glob("*/index/*"):
+        name.unlink()
+    with opened(memory) as other:
+        damage(memory, next(name for name in objects(memory, "data/") if len(memory.objects[name]) > 10_000), "flip")
+        assert other.repair_index(read_data=True).lost_blobs
+    old = [entry for entry in before if entry.name not in memory.objects]
+    assert old
+    with cached(Stale(memory, old), place) as repository, repository.lock():
+        repository.load_index()
+        assert not repository.stands(backup)
 
 
 def test_a_pack_that_is_lost_after_the_listing_ends_the_run_that_relies_on_it(
