@@ -120,7 +120,9 @@ def _print(report: CheckReport) -> None:
 
 def _next(report: CheckReport) -> str:
     """Return what helps: where nothing but pieces are missing any more, the indexes need no repair."""
-    if all(problem.object.startswith(("data blob ", "tree blob ")) for problem in report.problems):
+    from snapvol.repository.findings import UNINDEXED
+
+    if all(problem.what == UNINDEXED for problem in report.problems):
         return "back the volumes up again; if it is lost for good: snapvol repo repair backups"
     return "snapvol repo repair index --read-data, then back the volumes up again; or bring it back from a copy"
 

@@ -136,12 +136,14 @@ def _print(report: BackupRepair, *, dry_run: bool) -> None:
 
 def _outcome(item: RepairedBackup, *, dry_run: bool) -> str:
     short = item.backup.short_id
-    old = f"{'would be ' if dry_run else ''}forgotten" if item.forgotten else "left"
+    old = "is left"
+    if item.forgotten:
+        old = "would be forgotten" if dry_run else "is forgotten"
     if item.hopeless is not None:
         left = "nothing is left of it" if item.nothing_left else "nothing can be made of what is left"
-        return f"backup {short}: {left}: {item.hopeless}; it is {old}"
+        return f"backup {short}: {left}: {item.hopeless}; it {old}"
     made = "would be made anew" if item.new is None else f"made anew as {item.new[:8]}"
-    return f"backup {short}: {made}, {output.count(len(item.lost), 'loss', 'losses')}; the old one is {old}"
+    return f"backup {short}: {made}, {output.count(len(item.lost), 'loss', 'losses')}; the old one {old}"
 
 
 def _what(item: RepairedBackup) -> str:

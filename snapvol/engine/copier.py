@@ -11,7 +11,7 @@ from msgspec import Struct, field
 
 from snapvol.engine.backups import Backup, describe
 from snapvol.engine.progress import Progress
-from snapvol.engine.reading import Unreadable
+from snapvol.engine.reading import INCOMPLETE, Unreadable
 from snapvol.errors import Damaged, UsageError
 from snapvol.repository import BlobKind, Lock, Repository, SnapshotDocument
 from snapvol.repository.ids import parse_id
@@ -101,7 +101,9 @@ def copy(
         damaged = [name for name, _ in source.damaged_snapshots if chosen is None or name in chosen]
         wanted = [item for item in known if chosen is None or item[0] in chosen]
         there = target.snapshots()
-        missing = [item for item in wanted if not any(_is_same(item, other) for other in there)]
+        missing = [
+            item for item in wanted if not any(_is_same(item, other) or _is_left(item, other) for other in there)
+        ]
         source.load_index()
         target.load_index()
         work = _Copy(source, target, dry_run, progress)
@@ -119,6 +121,12 @@ def _is_same(one: tuple[str, SnapshotDocument], other: tuple[str, SnapshotDocume
     origins, others = ({identity, document.original or identity} for identity, document in (one, other))
     alike = one[1].tree == other[1].tree and one[1].time == other[1].time  # not one that was made anew without a part
     return alike and not origins.isdisjoint(others)
+
+
+def _is_left(one: tuple[str, SnapshotDocument], other: tuple[str, SnapshotDocument]) -> bool:
+    """Say whether one backup is what a repair has left of the other, which is whole."""
+    remains = INCOMPLETE in (one[1].tags or ()) and INCOMPLETE not in (other[1].tags or ())
+    return remains and one[1].original in (other[0], other[1].original or other[0])
 
 
 def _notes(source: Repository, target: Repository, copied: Sequence[CopiedBackup]) -> list[str]:

@@ -7,7 +7,7 @@ from hashlib import sha256
 
 from snapvol.errors import Damaged, NotFound
 from snapvol.repository import unpacked
-from snapvol.repository.findings import CheckProgress, CheckReport, Findings, NoProgress
+from snapvol.repository.findings import UNINDEXED, CheckProgress, CheckReport, Findings, NoProgress
 from snapvol.repository.ids import BlobKind, pack_name, parse_id
 from snapvol.repository.index import BlobIndex, Location, index_files
 from snapvol.repository.packs import PackedBlob, header_length, parse_header
@@ -113,7 +113,7 @@ class _Checker:
             if place.pack not in self._bad_packs and (place.pack, place.offset) not in self._bad_blobs:
                 return None
             cause = pack_name(place.pack)
-        return cause or self.findings.add(f"{kind} blob {blob.hex()}", "is in no index")
+        return cause or self.findings.add(f"{kind} blob {blob.hex()}", UNINDEXED)
 
     def _root(self, entry: Entry) -> bytes | Damaged | None:
         try:

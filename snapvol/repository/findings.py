@@ -35,6 +35,9 @@ class NoProgress:
         """See `CheckProgress.cancelled`."""
 
 
+UNINDEXED = "is in no index"  # of a blob: lost, and no index says otherwise
+
+
 class Problem(Struct, frozen=True, kw_only=True):
     """Something wrong.
 

@@ -46,6 +46,8 @@ def limits(max_unused: str, max_repack_size: str | None) -> Limits:
         if not 0 <= share < 1:
             raise UsageError(f"{max_unused!r} is not a share", "write 0% to 99%, a size, or unlimited")
         return Limits(unused_share=share, repack_bytes=copied)
+    if max_unused.isdigit() and max_unused != "0":
+        raise UsageError(f"{max_unused!r} has no unit", f"write a share or a size: {max_unused}%, {max_unused}G")
     allowed = 0 if max_unused == "0" else size(max_unused)
     return Limits(unused_share=None, unused_bytes=allowed, repack_bytes=copied)
 

@@ -169,6 +169,8 @@ def amount(text: str) -> Amount:
             raise UsageError(f"{text!r} is not a part", "write more than 0% and at most 100%")
         return Amount(percent=percent)
     try:
+        if text.isdigit():
+            raise UsageError("a bare number")
         return Amount(bytes=units.size(text))
     except UsageError:
         raise UsageError(f"{text!r} says no amount", "write a percentage or a size: 5%, 10G") from None

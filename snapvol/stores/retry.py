@@ -36,8 +36,10 @@ class RetryingStore(Store):
         self._answered = False
 
     def prepare(self) -> None:
-        """See `Store.prepare`."""
+        """See `Store.prepare`. That many stores have nothing to prepare proves no answer."""
+        answered = self._answered
         self._attempt(self._store.prepare)
+        self._answered = answered
 
     def put(self, name: str, data: Buffer) -> None:
         """See `Store.put`. A first attempt may have stored the object and lost the answer: that is no failure."""

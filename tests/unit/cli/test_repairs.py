@@ -125,6 +125,9 @@ def test_T30_what_this_machine_has_cached_is_not_taken_for_whole(copy: Path, sna
     data[place.offset + place.length // 2] ^= 1
     os.chmod(pack, 0o600)
     pack.write_bytes(data)
+    checked = snapvol("repo", "check")
+    assert "problem found; snapvol repo repair index --read-data, then back the volumes up again" in checked.err
+    planned = snapvol("repo", "repair", "backups", "--dry-run")
     refused = snapvol("repo", "repair", "backups")
-    assert refused.code == 4
+    assert (refused.code, refused.err) == (4, planned.err)
     assert "snapvol repo repair index --read-data" in refused.err

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from snapvol.engine.backup_repair import repair_backups
 from snapvol.engine.base import base_backup
 from snapvol.engine.copier import CopyResult, copy
 from snapvol.engine.image_restorer import restore_image
@@ -399,3 +400,21 @@ def test_a_full_target_is_told(bench: Bench, target: MemoryStore, three: list[st
     assert originals(target) == []
     copied(bench.store, target)
     assert originals(target) == three
+
+
+def test_t30_what_a_repair_left_of_a_backup_is_not_copied_beside_the_whole_one(
+    bench: Bench, target: MemoryStore, three: list[str]
+) -> None:
+    copied(bench.store, target)
+    before = dict(target.objects)
+    pack = max(objects(bench.store, "data/"), key=lambda name: len(bench.store.objects[name]))
+    damage(bench.store, pack, "delete")
+    with opened(bench.store) as repository:
+        repository.repair_index()
+    with opened(bench.store) as repository:
+        made = repair_backups(repository, forget=True, dry_run=False, progress=Silent()).backups
+    assert made
+    assert all(item.new for item in made)
+    result = copied(bench.store, target)
+    assert (result.backups, result.present) == ([], 3)
+    assert target.objects == before

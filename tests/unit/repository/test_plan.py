@@ -125,3 +125,9 @@ def test_wrong_words(word: str) -> None:
     """T16."""
     with pytest.raises(UsageError):
         limits(word, None)
+
+
+def test_a_bare_number_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"'5' has no unit; write a share or a size: 5%, 5G"):
+        limits("5", None)
+    assert limits("0", None).unused_bytes == 0

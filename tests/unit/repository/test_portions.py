@@ -207,3 +207,8 @@ def test_a_full_read_reads_what_the_subsets_read(store: MemoryStore) -> None:
         whole = repository.check(True)
     assert sum(part.packs_read for part in parts) == whole.packs_read == whole.packs
     assert sum(part.bytes_read for part in parts) == whole.bytes_read
+
+
+def test_a_bare_number_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"'20' says no amount; write a percentage or a size"):
+        amount("20")

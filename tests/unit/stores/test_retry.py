@@ -78,3 +78,12 @@ def test_a_store_that_answered_once_is_given_more_time(memory: MemoryStore) -> N
         store.get(NAME)
     assert store.size(NAME) == 8
     assert store.get(NAME) == b"contents"
+
+
+def test_preparing_what_needs_nothing_is_no_answer(memory: MemoryStore) -> None:
+    faulty = Faulty(memory, before=nth("put", range(1, 1000), Transient("no route")))
+    store = RetryingStore(faulty, patience=60, first_patience=0, longest_wait=0.01)
+    store.prepare()
+    with pytest.raises(Transient):
+        store.put("keys/a", b"")
+    assert faulty.count("put") == 1
