@@ -13,6 +13,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from lab import uml
 from support import counts, leftovers, needs
 from support.leftovers import PLACE
 from support.process import Server, run
@@ -34,6 +35,7 @@ def pytest_configure(config: pytest.Config) -> None:
     place = Path(tempfile.mkdtemp(prefix="snapvol-test-", dir=os.environ.get("TMPDIR", "/tmp"))).resolve()
     place.chmod(0o711)
     config.stash[PLACE] = place
+    kernels = uml.cache()  # what takes minutes to build is not built anew for each session
     for variable in [name for name in os.environ if name.startswith(("SNAPVOL_", "AWS_", "RESTIC_", "DOCKER_"))]:
         if not variable.startswith("SNAPVOL_TEST_"):
             del os.environ[variable]
@@ -47,6 +49,7 @@ def pytest_configure(config: pytest.Config) -> None:
             "AWS_CONFIG_FILE": os.devnull,
             "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
             "XDG_CACHE_HOME": str(place / "cache"),
+            "SNAPVOL_LAB_CACHE": str(kernels),
         }
     )
     if os.getuid() == 0:
