@@ -49,7 +49,7 @@ def pytest_configure(config: pytest.Config) -> None:
             "AWS_CONFIG_FILE": os.devnull,
             "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
             "XDG_CACHE_HOME": str(place / "cache"),
-            "SNAPVOL_LAB_CACHE": str(kernels),
+            "SNAPVOL_TEST_LAB_CACHE": str(kernels),
         }
     )
     if os.getuid() == 0:

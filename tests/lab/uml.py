@@ -95,7 +95,7 @@ def zfs_kernel(kind: str) -> Path:
 def cache() -> Path:
     """Return the directory for what is built once for the lab's guests."""
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return Path(os.environ.get("SNAPVOL_LAB_CACHE") or home / "snapvol-lab")
+    return Path(os.environ.get("SNAPVOL_TEST_LAB_CACHE") or home / "snapvol-lab")
 
 
 def _preload() -> Path:
