@@ -120,6 +120,12 @@ def subvolumes(request: pytest.FixtureRequest, opening: Callable[[Variant], Pool
     yield from opened(request.param, opening)
 
 
+@pytest.fixture(params=parameters({name: v for name, v in VARIANTS.items() if v.options.get("fs") == "ext4"}))
+def ext4_blocks(request: pytest.FixtureRequest, opening: Callable[[Variant], Pool]) -> Iterator[Pool]:
+    """An empty pool of block devices with ext4."""
+    yield from opened(request.param, opening)
+
+
 @pytest.fixture(params=parameters({name: v for name, v in VARIANTS.items() if v.backend == "zfs"}))
 def datasets(request: pytest.FixtureRequest, opening: Callable[[Variant], Pool]) -> Iterator[Pool]:
     """An empty pool of each kind whose volumes are ZFS datasets."""

@@ -180,56 +180,52 @@ def test_a_clone_works_beside_its_origin_and_its_snapshot(mounting: Pool) -> Non
 
 
 @pytest.mark.parametrize("step", ["probe", "in_use", "run"])
-def test_a_clone_whose_maker_was_killed_has_its_own_uuid_once_it_is_mounted(mounting: Pool, step: str) -> None:
-    """T11, T14: an ext4 is whole as soon as it is there, and mounting it goes on; of an XFS nothing is left."""
-    if mounting.variant.backend != "lvm":
-        pytest.skip("other storage gives no copy its origin's UUID")
-    web = mounting.volume("web")
-    mounting.put(web, f="one")
-    point = mounting.backend.mount(web)
+def test_a_clone_whose_maker_was_killed_has_its_own_uuid_once_it_is_mounted(blocks: Pool, step: str) -> None:
+    """T11, T14: an ext4 is whole as soon as it is there, and blocks it goes on; of an XFS nothing is left."""
+    web = blocks.volume("web")
+    blocks.put(web, f="one")
+    point = blocks.backend.mount(web)
     (point / "g").write_text("two")
-    snapshot = mounting.snapshot(web, "s1")  # of what is mounted: with a journal to be replayed
-    mounting.backend.unmount(web)
-    mounting.backend.close()
+    snapshot = blocks.snapshot(web, "s1")  # of what is mounted: with a journal to be replayed
+    blocks.backend.unmount(web)
+    blocks.backend.close()
     child = os.fork()
     if child == 0:
         try:
-            backend = mounting.fresh()
+            backend = blocks.fresh()
             backend.open()
             place = shell if step == "run" else lvmfilesystem
             calls = 1 if step == "run" else 0  # lvcreate
             setattr(place, step, Killing(getattr(place, step), after=calls))
-            backend.create(mounting.record("clone"), source=snapshot)
+            backend.create(blocks.record("clone"), source=snapshot)
         finally:
             os._exit(1)
     _, status = os.waitpid(child, 0)
     assert os.WIFSIGNALED(status), "it was not killed"
-    mounting.reopen()
-    if mounting.variant.options["fs"] == "xfs":
-        assert mounting.names() == {"web"}
+    blocks.reopen()
+    if blocks.variant.options["fs"] == "xfs":
+        assert blocks.names() == {"web"}
         return
-    clone = mounting.stored("clone")
-    assert mounting.get(clone) == {"f": b"one", "g": b"two"}
-    uuids = {filesystem_uuid(mounting, volume) for volume in (web, clone)}
+    clone = blocks.stored("clone")
+    assert blocks.get(clone) == {"f": b"one", "g": b"two"}
+    uuids = {filesystem_uuid(blocks, volume) for volume in (web, clone)}
     assert uuids == {str(lvmfilesystem.uuid_for(volume.id)) for volume in (web, clone)}
 
 
-def test_a_clone_is_seen_once_it_has_its_own_uuid(mounting: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_clone_is_seen_once_it_has_its_own_uuid(blocks: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else somebody could mount it while tune2fs or xfs_admin is at work."""
-    if mounting.variant.backend != "lvm":
-        pytest.skip("other storage gives no copy its origin's UUID")
-    snapshot = mounting.snapshot(mounting.volume("web"), "s1")
+    snapshot = blocks.snapshot(blocks.volume("web"), "s1")
     seen: list[set[str]] = []
     own = lvmfilesystem.own
 
     def looking(device: Path, uuid: UUID) -> None:
-        seen.append(mounting.names())
+        seen.append(blocks.names())
         own(device, uuid)
 
     monkeypatch.setattr(lvmfilesystem, "own", looking)
-    mounting.backend.create(mounting.record("clone"), source=snapshot)
+    blocks.backend.create(blocks.record("clone"), source=snapshot)
     assert seen == [{"web"}]
-    assert mounting.names() == {"web", "clone"}
+    assert blocks.names() == {"web", "clone"}
 
 
 class Killing:
@@ -246,14 +242,12 @@ class Killing:
 
 
 def test_a_copy_that_cannot_get_its_own_uuid_is_mounted_all_the_same(
-    mounting: Pool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ext4_blocks: Pool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    if mounting.variant.options.get("fs") != "ext4":
-        pytest.skip("only an ext4 can be there before it has its own UUID")
-    web = mounting.volume("web")
+    web = ext4_blocks.volume("web")
     monkeypatch.setattr(lvmfilesystem, "uuid_for", lambda _: UUID(int=7))
     monkeypatch.setattr(shell, "run", refusing(shell.run, "tune2fs"))
-    mounting.put(web, f="one")
+    ext4_blocks.put(web, f="one")
     assert "may have the UUID of what it is a copy of" in caplog.text
 
 
