@@ -224,6 +224,35 @@ class Finding(Struct, frozen=True, kw_only=True):
     command: str | None = None
 
 
+class TargetInfo(Struct, frozen=True, kw_only=True):
+    """Somebody who is told what needs attention.
+
+    Attributes:
+        service: the scheme of its URL (``mailto``, ``tgram`` …); empty where that cannot be read.
+        level: the least that it is told.
+        digest: when it is told all at once; empty for never.
+        told: when it last accepted a message that still matters.
+        alarms: how much of what it was told is not over yet.
+        problem: why it cannot be told anything.
+    """
+
+    name: str
+    service: str
+    level: Level
+    digest: str = ""
+    told: datetime | None = None
+    alarms: int = 0
+    problem: str | None = None
+
+
+class TrialResult(Struct, frozen=True, kw_only=True):
+    """Whether a target accepted a test message."""
+
+    target: str
+    accepted: bool
+    problem: str | None = None
+
+
 class PoolInfo(Struct, frozen=True, kw_only=True):
     """A pool as people see it.
 

@@ -25,7 +25,9 @@ from snapvol.api import (
     Plan,
     SnapshotInfo,
     Status,
+    TargetInfo,
     TrashInfo,
+    TrialResult,
     VolumeInfo,
 )
 from snapvol.errors import DaemonUnreachable, SnapvolError, UsageError, by_kind
@@ -239,6 +241,14 @@ class Client:
     def empty_trash(self, reference: str | None = None, *, dry_run: bool = False) -> Plan:
         """Remove one volume in the trash, or all of them, for good."""
         return self._ask("DELETE", "/v1/trash", Plan, query={"name": reference, **_flags(dry_run=dry_run)})
+
+    def targets(self) -> list[TargetInfo]:
+        """List who is told what needs attention."""
+        return self._ask("GET", "/v1/notify", list[TargetInfo])
+
+    def test_targets(self, target: str | None = None) -> list[TrialResult]:
+        """Send a test message to one target, or to all; takes as long as their services take."""
+        return self._ask("POST", "/v1/notify/test", list[TrialResult], {"target": target})
 
     def status(self, volume: str | None = None) -> Status:
         """Return what is protected and what needs attention."""

@@ -9,7 +9,7 @@ import os
 import re
 import socket
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
@@ -18,11 +18,14 @@ from msgspec import Struct, field
 
 from snapvol.errors import InvalidName, SettingsError, UsageError, nearest
 from snapvol.names import volume_name
+from snapvol.timetable import Timetable, timetable
 from snapvol.units import size
 
 CONFIG_FILE = Path("/etc/snapvol/config.toml")
 ROOT = Path("/var/lib/snapvol")
 DEFAULT_REPOSITORY = "default"
+LEVELS = ("warning", "error")
+LEAST_PING = 60  # seconds
 
 
 class DaemonSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -121,6 +124,49 @@ class CacheSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         return 0 if self.size == "0" else size(self.size)
 
 
+class NotifySettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[notify.NAME]``: somebody who is told what needs attention.
+
+    Attributes:
+        url_file: holds the service's Apprise URL in its first line; mode 0600, because such URLs hold passwords.
+        level: the least that is told: warning or error.
+        group: what appears within this time goes into one message.
+        digest: when all is told at once, such as ``daily 08:00`` or ``weekly mon 08:00``; empty for never.
+    """
+
+    url_file: Path
+    level: str = "warning"
+    group: str = "1m"
+    digest: str = ""
+
+    @property
+    def group_seconds(self) -> int:
+        """``group`` in seconds."""
+        return duration(self.group)
+
+    @property
+    def timetable(self) -> Timetable | None:
+        """``digest``, where one is wanted."""
+        return timetable(self.digest) if self.digest else None
+
+
+class PingSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[ping]``: a service that raises the alarm when it hears nothing from us.
+
+    Attributes:
+        url_file: holds its URL in its first line, mode 0600; None for no such service.
+        every: how often it is told that all is well.
+    """
+
+    url_file: Path | None = None
+    every: str = "5m"
+
+    @property
+    def seconds(self) -> int:
+        """``every`` in seconds."""
+        return duration(self.every)
+
+
 class Settings(Struct, frozen=True, kw_only=True):
     """Everything, and where each value came from (``origins``: dotted key → default, file, variable or flag)."""
 
@@ -129,6 +175,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     repositories: dict[str, RepositorySettings]
     trash: TrashSettings
     cache: CacheSettings = CacheSettings()
+    notify: dict[str, NotifySettings] = field(default_factory=dict)
+    ping: PingSettings = PingSettings()
     origins: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -266,7 +314,7 @@ def _set(table: dict[str, Any], key: str, value: object) -> None:
 
 
 def _settings(table: dict[str, Any], root: str | None, origins: Origins) -> Settings:
-    sections = ["cache", "daemon", "pools", "repositories", "trash"]
+    sections = ["cache", "daemon", "notify", "ping", "pools", "repositories", "trash"]
     for section, value in table.items():
         if section not in sections:
             raise SettingsError(f"{_where(origins, section)}: unknown section '{section}'", nearest(section, sections))
@@ -284,30 +332,75 @@ def _settings(table: dict[str, Any], root: str | None, origins: Origins) -> Sett
     for name, repository in repositories.items():
         _check_repository(name, repository, origins)
     trash = _struct("trash", table.get("trash", {}), TrashSettings, origins)
-    try:
-        duration(trash.keep)
-    except UsageError as error:
-        raise SettingsError(f"{_where(origins, 'trash.keep')}: trash.keep: {error.message}", error.hint) from None
+    _convertible("trash.keep", lambda: trash.seconds, origins)
     return Settings(
         daemon=_with_default_pool(daemon, pools, origins),
         pools=pools,
         repositories=repositories,
         trash=trash,
         cache=_cache(table.get("cache", {}), daemon.root, origins),
+        notify={
+            _name("notify", name, origins): _target(f"notify.{name}", target, origins)
+            for name, target in table.get("notify", {}).items()
+        },
+        ping=_ping(table.get("ping", {}), origins),
         origins=origins,
     )
 
 
 def _cache(table: object, root: Path, origins: Origins) -> CacheSettings:
     cache = _struct("cache", table, CacheSettings, origins)
-    try:
-        _ = cache.bytes
-    except UsageError as error:
-        raise SettingsError(f"{_where(origins, 'cache.size')}: cache.size: {error.message}", error.hint) from None
-    if not cache.path.is_absolute():
-        raise SettingsError(f"{_where(origins, 'cache.path')}: cache.path is not an absolute path")
+    _convertible("cache.size", lambda: cache.bytes, origins)
+    _absolute("cache.path", cache.path, origins)
     given = isinstance(table, dict) and "path" in table
     return cache if given else msgspec.structs.replace(cache, path=root / "cache")
+
+
+def _target(key: str, table: object, origins: Origins) -> NotifySettings:
+    if not isinstance(table, dict):
+        raise SettingsError(f"{_where(origins, key)}: '{key}': every target has a name", "write [notify.NAME]")
+    _refuse_url(key, table, origins)
+    if "url_file" not in table:
+        hint = "name a file, mode 0600, whose first line is the service's Apprise URL"
+        raise SettingsError(f"{_where(origins, key)}: {key}.url_file is missing", hint)
+    target = _struct(key, table, NotifySettings, origins)
+    if target.level not in LEVELS:
+        where = _where(origins, f"{key}.level")
+        raise SettingsError(f"{where}: {key}.level: '{target.level}' is not a level", nearest(target.level, LEVELS))
+    _convertible(f"{key}.group", lambda: target.group_seconds, origins)
+    _convertible(f"{key}.digest", lambda: target.timetable, origins)
+    _absolute(f"{key}.url_file", target.url_file, origins)
+    return target
+
+
+def _refuse_url(key: str, table: Mapping[str, object], origins: Origins) -> None:
+    if "url" in table:
+        hint = f"write it into a file, mode 0600, and name that: {key}.url_file"
+        raise SettingsError(f"{_where(origins, f'{key}.url')}: {key}.url: such a URL is a secret", hint)
+
+
+def _ping(table: Mapping[str, object], origins: Origins) -> PingSettings:
+    _refuse_url("ping", table, origins)
+    ping = _struct("ping", table, PingSettings, origins)
+    _convertible("ping.every", lambda: ping.seconds, origins)
+    if ping.seconds < LEAST_PING:
+        where = _where(origins, "ping.every")
+        raise SettingsError(f"{where}: ping.every is {ping.every}", f"at least {LEAST_PING} s are needed")
+    if ping.url_file is not None:
+        _absolute("ping.url_file", ping.url_file, origins)
+    return ping
+
+
+def _convertible(key: str, convert: Callable[[], object], origins: Origins) -> None:
+    try:
+        convert()
+    except UsageError as error:
+        raise SettingsError(f"{_where(origins, key)}: {key}: {error.message}", error.hint) from None
+
+
+def _absolute(key: str, path: Path, origins: Origins) -> None:
+    if not path.is_absolute():
+        raise SettingsError(f"{_where(origins, key)}: {key} is not an absolute path")
 
 
 def _name(section: str, name: str, origins: Origins) -> str:
@@ -341,8 +434,7 @@ def _daemon(table: Mapping[str, Any], root: str | None, origins: Origins) -> Dae
             origins.setdefault(f"daemon.{key}", "SNAPVOL_ROOT")
     daemon = _struct("daemon", below | dict(table), DaemonSettings, origins)
     for key in ("root", "runtime", "plugin_socket", "api_socket"):
-        if not getattr(daemon, key).is_absolute():
-            raise SettingsError(f"{_where(origins, f'daemon.{key}')}: daemon.{key} is not an absolute path")
+        _absolute(f"daemon.{key}", getattr(daemon, key), origins)
     if daemon.jobs < 1:
         raise SettingsError(f"{_where(origins, 'daemon.jobs')}: daemon.jobs is {daemon.jobs}", "at least 1 is needed")
     return daemon
@@ -426,4 +518,7 @@ def _where(origins: Origins, key: str) -> str:
     if key in origins:
         return origins[key]
     inside = [origin for known, origin in origins.items() if known.startswith(f"{key}.")]
-    return inside[0] if inside else "settings"
+    if inside:
+        return inside[0]
+    above = key.rpartition(".")[0]
+    return _where(origins, above) if above else "settings"

@@ -61,6 +61,7 @@ SECTIONS = {
     "The installation": {
         "daemon": Entry("daemon", "Run the daemon."),
         "doctor": Entry("reports", "Look for what is wrong with this installation."),
+        "notify": Entry("notifications", "See who is told what needs attention, and try it."),
         "config": Entry("reports", "Show the effective settings and where each came from."),
         "completion": Entry("completion", "Print the script that completes commands and names in a shell."),
     },

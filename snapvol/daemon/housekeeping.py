@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
 from snapvol.errors import SnapvolError
+from snapvol.service.pulse import Pulse
 from snapvol.service.service import Service
 
 log = logging.getLogger(__name__)
@@ -21,19 +22,33 @@ POOLS_SECONDS = 10
 USERS_SECONDS = 30
 TRASH_SECONDS = 60
 USAGE_SECONDS = 600
+REPOSITORIES_SECONDS = 60
+NOTIFY_SECONDS = 5
+PING_SECONDS = 60
 
 
 class Housekeeping:
-    """The timed tasks of one daemon."""
+    """The timed tasks of one daemon.
 
-    def __init__(self, service: Service) -> None:
+    Args:
+        service: what the tasks are done with.
+        pulse: where it is noted that they are.
+    """
+
+    def __init__(self, service: Service, pulse: Pulse) -> None:
         self._service = service
+        self._pulse = pulse
         self._tasks: dict[str, tuple[Callable[[], object], int, int]] = {
             "pools": (service.refresh_pools, SOON_SECONDS, POOLS_SECONDS),
             "users": (service.refresh_users, SOON_SECONDS, USERS_SECONDS),
             "trash": (service.expire_trash, SOON_SECONDS, TRASH_SECONDS),
             "usage": (service.refresh_usage, LATER_SECONDS, USAGE_SECONDS),
+            "repositories": (service.refresh_repositories, LATER_SECONDS, REPOSITORIES_SECONDS),
+            "notify": (service.announce, SOON_SECONDS, NOTIFY_SECONDS),
+            "ping": (service.ping, SOON_SECONDS, PING_SECONDS),
         }
+        for name, (_, _, seconds) in self._tasks.items():
+            pulse.expect(name, seconds)
         self._threads = ThreadPoolExecutor(len(self._tasks), thread_name_prefix="housekeeping")
         self._measurer = ThreadPoolExecutor(1, thread_name_prefix="measure")
         self._due: dict[str, float] = {}  # volume → when it may be measured again
@@ -55,7 +70,7 @@ class Housekeeping:
     async def _run(self, name: str) -> None:
         """Run a task; say that it fails when it begins to, not at every tick."""
         try:
-            await asyncio.get_running_loop().run_in_executor(self._threads, self._tasks[name][0])
+            await asyncio.get_running_loop().run_in_executor(self._threads, self._timed, name)
         except Exception as error:
             said = str(error) if isinstance(error, SnapvolError) else f"{type(error).__name__}: {error}"
             if self._failed.get(name) != said:
@@ -65,6 +80,13 @@ class Housekeeping:
         else:
             if self._failed.pop(name, None):
                 log.info("housekeeping of %s works again", name)
+
+    def _timed(self, name: str) -> None:
+        self._pulse.began(name)
+        try:
+            self._tasks[name][0]()
+        finally:
+            self._pulse.ended(name)
 
     def changed(self, volume: str) -> None:
         """Measure a volume soon: it was made or used. At most a hundredth of the time is spent on one volume."""

@@ -9,6 +9,11 @@ import time
 
 from snapvol.errors import SettingsError, nearest
 
+# They tell of every connection and every tick; theirs is news only where something is wrong.
+LIBRARIES = (
+    *("aiodocker", "aiohttp", "apprise", "apscheduler", "asyncio", "boto3", "botocore", "oauthlib"),
+    *("requests_oauthlib", "sh", "urllib3"),
+)
 LEVELS = ("debug", "info", "warning", "error")
 # The journal reads the priority from the line's beginning, and has its own clock.
 _PRIORITIES = ((logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6), (0, 7))
@@ -43,6 +48,5 @@ def begin(level: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    # Libraries tell of every connection and every tick; theirs is news only where something is wrong.
-    for library in ("aiohttp", "apscheduler", "asyncio", "boto3", "botocore", "urllib3", "sh", "aiodocker"):
+    for library in LIBRARIES:
         logging.getLogger(library).setLevel(logging.WARNING)

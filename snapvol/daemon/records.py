@@ -163,3 +163,9 @@ class Lines(Struct, frozen=True, kw_only=True):
     """A log."""
 
     lines: list[str]
+
+
+class Trial(Strict, frozen=True):
+    """A test of one notification target, or of all."""
+
+    target: str | None = None

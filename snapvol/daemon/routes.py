@@ -20,7 +20,9 @@ from snapvol.api import (
     PoolInfo,
     SnapshotInfo,
     Status,
+    TargetInfo,
     TrashInfo,
+    TrialResult,
     VolumeInfo,
 )
 from snapvol.daemon.records import (
@@ -46,6 +48,7 @@ from snapvol.daemon.records import (
     Rollback,
     Size,
     Tag,
+    Trial,
     Verification,
 )
 from snapvol.service.service import Service
@@ -261,6 +264,19 @@ def empty_trash(service: Service, query: Emptying) -> Plan:
     return service.empty_trash(query.name, dry_run=query.dry_run)
 
 
+# -- notifications ----------------------------------------------------------------------------------------------
+
+
+def list_targets(service: Service) -> list[TargetInfo]:
+    """List who is told what needs attention."""
+    return service.announcer.targets()
+
+
+def test_targets(service: Service, body: Trial) -> list[TrialResult]:
+    """Send a test message to one target, or to all, and say whether it was accepted."""
+    return service.announcer.test(body.target)
+
+
 Action = Callable[..., Any]
 
 TABLE: tuple[tuple[str, str, Action], ...] = (
@@ -300,4 +316,6 @@ TABLE: tuple[tuple[str, str, Action], ...] = (
     ("GET", "/v1/trash", list_trash),
     ("POST", "/v1/trash/{ref}/undelete", undelete_volume),
     ("DELETE", "/v1/trash", empty_trash),
+    ("GET", "/v1/notify", list_targets),
+    ("POST", "/v1/notify/test", test_targets),
 )

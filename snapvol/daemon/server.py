@@ -90,7 +90,7 @@ class Daemon:
 
     async def _serve(self, service: Service, began: float) -> list[str]:
         metrics, turns = Metrics(service), Turns(VOLUMES_AT_ONCE)
-        exposition, housekeeping = Exposition(metrics), Housekeeping(service)
+        exposition, housekeeping = Exposition(metrics), Housekeeping(service, service.pulse)
         plugin, admin = Plugin(service, turns, metrics, housekeeping.changed), Admin(service, metrics)
         plugin_edge, api_edge = Edge(plugin.answer, 0.5), Edge(admin.answer, 0.25)
         # What lives as long as the daemon need not be looked at by every collection, in the middle of an answer.
@@ -103,7 +103,9 @@ class Daemon:
             housekeeping.start()
             log.info("snapvol %s serves %s after %.2f s", __version__, self._addresses(), time.monotonic() - began)
             self._notifier.tell("READY=1")
+            watched = asyncio.create_task(self._notifier.beat(service.pulse.alive))
             await self._stop.wait()
+            watched.cancel()
         finally:
             self._notifier.tell("STOPPING=1")
             housekeeping.stop()

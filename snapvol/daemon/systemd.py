@@ -1,9 +1,11 @@
-"""systemd's two conventions, each in a few lines: sockets that are handed over, and news of readiness."""
+"""systemd's conventions, each in a few lines: sockets that are handed over, news of readiness, and the watchdog."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
+from collections.abc import Callable
 
 from snapvol.errors import Refused
 
@@ -41,6 +43,9 @@ class Notifier:
 
     def __init__(self) -> None:
         self._address = os.environ.pop("NOTIFY_SOCKET", "")
+        pid, microseconds = os.environ.pop("WATCHDOG_PID", ""), os.environ.pop("WATCHDOG_USEC", "")
+        ours = pid in ("", str(os.getpid())) and microseconds.isdecimal()
+        self._watchdog_seconds = int(microseconds) / 1e6 if ours else 0.0
 
     def tell(self, news: str) -> None:
         """Send one state, such as ``READY=1``. A lost message is not worth dying for."""
@@ -53,3 +58,16 @@ class Notifier:
                 outlet.sendto(news.encode(), address)
         except OSError:
             return
+
+    async def beat(self, alive: Callable[[], bool]) -> None:
+        """Tell the watchdog that we live, for as long as we do; for ever. Returns at once where there is none.
+
+        It runs in the event loop, so that a loop which is stuck says nothing.
+
+        Args:
+            alive: asked each time; what it answers must not depend on one storage, which restarts do not mend.
+        """
+        while self._watchdog_seconds:
+            if alive():
+                self.tell("WATCHDOG=1")
+            await asyncio.sleep(self._watchdog_seconds / 4)

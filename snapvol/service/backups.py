@@ -7,7 +7,7 @@ from contextlib import suppress
 
 import msgspec
 
-from snapvol.api import BackupInfo, JobInfo, JobState, Plan
+from snapvol.api import BackupInfo, JobInfo, Plan
 from snapvol.docker import Docker
 from snapvol.errors import InUse, NotFound, Refused, SnapvolError, UsageError
 from snapvol.model import State, Volume, now
@@ -276,12 +276,3 @@ class Backups:
         return self._restores.restore(
             backup, volume=volume, in_place=in_place, path=path, repository=repository, dry_run=dry_run
         )
-
-    # -- figures ------------------------------------------------------------------------------------------------
-
-    def counts(self) -> Mapping[tuple[str, JobState], int]:
-        """Return how many jobs there are of each kind and state, for metrics."""
-        found: dict[tuple[str, JobState], int] = {}
-        for job in self.jobs.list():
-            found[job.kind, job.state] = found.get((job.kind, job.state), 0) + 1
-        return found

@@ -16,7 +16,10 @@ def effective(settings: Settings) -> dict[str, Any]:
         "daemon": msgspec.to_builtins(settings.daemon, enc_hook=str),
         "cache": msgspec.to_builtins(settings.cache, enc_hook=str),
         "trash": msgspec.to_builtins(settings.trash),
+        "ping": msgspec.to_builtins(settings.ping, enc_hook=str),
     }
+    for name, target in settings.notify.items():
+        tables[f"notify.{name}"] = msgspec.to_builtins(target, enc_hook=str)
     for name, pool in settings.pools.items():
         tables[f"pools.{name}"] = {"backend": pool.backend, **pool.storage}
         tables[f"pools.{name}.defaults"] = pool.defaults

@@ -10,13 +10,14 @@ import logging
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 
 import msgspec
 from msgspec import Struct
 
 from snapvol.api import BackupInfo
 from snapvol.engine.manifest import VolumeMeta
-from snapvol.errors import Cancelled, NotFound, SnapvolError, StorageFailed, UsageError
+from snapvol.errors import Cancelled, NotFound, RepositoryUnreachable, SnapvolError, StorageFailed, UsageError
 from snapvol.service import work
 from snapvol.service.process import Worker
 from snapvol.service.repositories import check_password_file
@@ -25,6 +26,9 @@ from snapvol.settings import Settings
 log = logging.getLogger(__name__)
 
 FRESH = 30.0  # seconds that a listing is good for where nothing changed it
+LOOK_SECONDS = 60.0  # for a repository to open when nobody waits for it
+LOOK_AGAIN = 900.0  # seconds between two looks at one that is well
+LOOK_MENDED = 120.0  # and at one that is not
 PATIENCE = 600.0  # seconds for a question to a repository whose storage retries
 
 
@@ -56,6 +60,7 @@ class Library:
         self._problems: dict[str, SnapvolError | None] = {}
         self._workers: set[Worker] = set()
         self._closed = False
+        self._look_at: dict[str, float] = {}
 
     def close(self) -> None:
         """End all questions that wait for an answer; whoever asked hears that they were cancelled."""
@@ -111,6 +116,16 @@ class Library:
         place = self.place(name)
         check_password_file(place.name, place.settings)
         return self._ask(place, work.Probe(repository=place), seconds) is not None
+
+    def look(self, name: str) -> None:
+        """Find out whether a repository opens, for `problem` to tell, unless that was done not long ago."""
+        if time.monotonic() < self._look_at.get(name, 0.0):
+            return
+        with suppress(SnapvolError):  # what the repository says is noted; its password file is looked at each time
+            if not self.open(name, LOOK_SECONDS):
+                self._note(name, RepositoryUnreachable(f"no answer within {LOOK_SECONDS:.0f} s", "snapvol doctor"))
+        pause = LOOK_AGAIN if self.problem(name)[1] is None else LOOK_MENDED
+        self._look_at[name] = time.monotonic() + pause
 
     def list(self, name: str | None, *, fresh: bool = False) -> Sequence[BackupInfo]:
         """Return all backups in a repository, oldest first; from memory where that is fresh enough.

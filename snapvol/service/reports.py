@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 
 from snapvol.api import Finding, JobInfo, JobState, Level, RepositoryInfo, Status, VolumeStatus
@@ -19,11 +19,18 @@ ENDED_BADLY = (JobState.FAILED, JobState.INTERRUPTED)
 
 
 class Reports:
-    """The state of everything, from memory; `doctor` looks for itself."""
+    """The state of everything, from memory; `doctor` looks for itself.
 
-    def __init__(self, context: Context, backups: Backups) -> None:
+    Args:
+        context: the service's shared parts.
+        backups: what is done with repositories.
+        own: says what is wrong with the daemon itself.
+    """
+
+    def __init__(self, context: Context, backups: Backups, own: Callable[[], Iterable[Finding]] = tuple) -> None:
         self._context = context
         self._backups = backups
+        self._own = own
 
     def status(self, volume: str | None = None) -> Status:
         """Say how well volumes are protected and what needs attention; of one volume, where it is named.
@@ -40,6 +47,7 @@ class Reports:
             *_of_jobs(jobs, None if volume is None else names),
             *([] if volume is not None else self._of_pools()),
             *self._of_repositories(entries if volume is not None else None),
+            *(self._own() if volume is None else ()),
         ]
         present = now()
         default = context.settings.default_pool
@@ -72,19 +80,6 @@ class Reports:
         running = {job.id for job in self._backups.jobs.list() if not job.state.ended}
         scratch = Scratch(settings.daemon.root)
         return checks.leftovers(self._context.catalog.entries(), scratch, running, settings.repositories)
-
-    def metrics(self) -> dict[str, float]:
-        """Return figures that change: counts, and the ages of what protects each volume, in seconds."""
-        found: dict[str, float] = {}
-        present = now()
-        for entry in self._context.catalog.entries():
-            volume = self._volume(entry, present)
-            for name, age in (("would_lose", volume.would_lose), ("would_lose_off_host", volume.would_lose_off_host)):
-                if age is not None:
-                    found[f'{name}_seconds{{volume="{volume.name}"}}'] = age
-        for (kind, state), count in self._backups.counts().items():
-            found[f'jobs{{kind="{kind}",state="{state}"}}'] = count
-        return found
 
     # -- one by one ---------------------------------------------------------------------------------------------
 

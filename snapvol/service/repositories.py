@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import secrets
 import shlex
-import stat
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime
@@ -20,12 +19,11 @@ from msgspec import Struct
 
 from snapvol.errors import AlreadyExists, NotFound, SettingsError, StorageFailed
 from snapvol.model import now
+from snapvol.service import secret_file
 from snapvol.settings import CacheSettings, RepositorySettings, Settings
 
 if TYPE_CHECKING:  # cryptography and boto3 are slow to import, and the daemon needs neither
     from snapvol.repository import Repository
-
-LONGEST_PASSWORD = 64 * 1024
 
 
 class Made(Struct, frozen=True, kw_only=True):
@@ -73,28 +71,11 @@ def check_password_file(name: str, settings: RepositorySettings) -> Path:
             f"repositories.{name}.password_file is not set",
             "set it to a file whose first line is the password",
         )
-    try:
-        found = path.stat()
-    except FileNotFoundError:
-        raise NotFound(
-            f"repository '{name}': its password file {path} does not exist",
-            "make the repository: snapvol repo init; or, where there is one, put its password or recovery key there",
-        ) from None
-    except OSError as error:
-        raise StorageFailed(f"repository '{name}': its password file {path} cannot be read: {error.strerror}") from None
-    if not stat.S_ISREG(found.st_mode):
-        raise SettingsError(f"repository '{name}': its password file {path} is not a file", "name a file")
-    if found.st_mode & 0o077:
-        raise SettingsError(
-            f"repository '{name}': its password file {path} is open to others (mode {stat.S_IMODE(found.st_mode):04o})",
-            f"chmod 600 {shlex.quote(str(path))}",
-        )
-    if found.st_uid not in (0, os.geteuid()):
-        raise SettingsError(
-            f"repository '{name}': its password file {path} belongs to user {found.st_uid}",
-            f"chown {os.geteuid()} {shlex.quote(str(path))}",
-        )
-    return path
+    return secret_file.check(
+        f"repository '{name}': its password file",
+        path,
+        "make the repository: snapvol repo init; or, where there is one, put its password or recovery key there",
+    )
 
 
 def password(name: str, settings: RepositorySettings) -> str:
@@ -105,18 +86,7 @@ def password(name: str, settings: RepositorySettings) -> str:
         NotFound: it does not exist.
     """
     path = check_password_file(name, settings)
-    try:
-        with path.open("rb") as file:
-            line = file.read(LONGEST_PASSWORD).split(b"\n", 1)[0].rstrip(b"\r").decode("utf-8")
-    except OSError as error:
-        raise StorageFailed(f"repository '{name}': its password file {path} cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise SettingsError(f"repository '{name}': its password file {path} is not UTF-8 text") from None
-    if not line:
-        raise SettingsError(
-            f"repository '{name}': its password file {path} has an empty first line", "put the password there"
-        )
-    return line
+    return secret_file.read(f"repository '{name}': its password file", path, "password")
 
 
 def open_repository(name: str, settings: RepositorySettings, cache: CacheSettings | None = None) -> Repository:

@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from snapvol.api import ChangeInfo, Event, Plan, PoolInfo, SnapshotInfo, TrashInfo, VolumeInfo
+from snapvol.api import ChangeInfo, Event, Finding, Plan, PoolInfo, SnapshotInfo, Status, TrashInfo, VolumeInfo
 from snapvol.backend import Backend
 from snapvol.backends import BACKENDS
 from snapvol.errors import NotReady, PoolUnavailable, SnapvolError
 from snapvol.service import restored_options, views
+from snapvol.service.announcer import Announcer
 from snapvol.service.backups import Backups
 from snapvol.service.catalog import Catalog, Entry
 from snapvol.service.context import Context
@@ -20,8 +21,10 @@ from snapvol.service.effective import effective
 from snapvol.service.holders import Client, Holders
 from snapvol.service.kernel import Kernel, Proc
 from snapvol.service.locks import Locks
+from snapvol.service.ping import Ping
 from snapvol.service.pool import Seen
 from snapvol.service.pools import Pools, configured
+from snapvol.service.pulse import Pulse
 from snapvol.service.removal import Removal
 from snapvol.service.reports import Reports
 from snapvol.service.snapshots import Snapshots
@@ -44,6 +47,8 @@ class Service:
         backups: all that is done with repositories.
         jobs: long work.
         reports: what is protected, and what needs attention.
+        announcer: tells people of that.
+        pulse: whether the housekeeping is done; whoever does it notes that there.
 
     Args:
         settings: see above.
@@ -76,7 +81,10 @@ class Service:
             kernel=kernel or Proc(),
             restorer=self.backups,
         )
-        self.reports = Reports(self._context, self.backups)
+        self.pulse = Pulse()
+        self.announcer = Announcer(settings, self.state, self._status)
+        self._ping = Ping(settings.ping, self._status)
+        self.reports = Reports(self._context, self.backups, self._own_findings)
         self._announced: tuple[object, list[Seen]] | None = None
         self._pools = Pools(catalog)
         self._volumes = Volumes(self._context, kinds)
@@ -99,6 +107,7 @@ class Service:
 
     def close(self) -> None:
         """Stop the jobs, let go of the pools, close the history. The volumes stay as they are."""
+        self.announcer.close()
         self.backups.close()
         self._pools.close()
         self.state.close()
@@ -278,6 +287,25 @@ class Service:
     def refresh_usage(self, name: str | None = None) -> None:
         """Measure what one volume, or every volume, takes. May take long."""
         self._volumes.refresh_usage(name)
+
+    def refresh_repositories(self) -> None:
+        """Try whether the repositories open, so that a backup is not the first to notice. Every ~minute."""
+        for name in self.backups.library.names:
+            self.backups.library.look(name)
+
+    def announce(self) -> None:
+        """Tell people what needs attention. Every ~5 s."""
+        self.announcer.announce()
+
+    def ping(self) -> None:
+        """Tell the service that watches over us that we live. Every ~minute."""
+        self._ping.ping()
+
+    def _status(self) -> Status:
+        return self.reports.status()
+
+    def _own_findings(self) -> list[Finding]:
+        return [*self.pulse.findings(), *self.announcer.findings(), *self._ping.findings()]
 
     def _info(self, entry: Entry) -> VolumeInfo:
         return views.volume(self._context, entry)

@@ -21,6 +21,7 @@ from msgspec import Struct, field
 
 from snapvol.api import BackupRef, Event, JobInfo
 from snapvol.model import now
+from snapvol.service.alarms import Known
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +41,7 @@ CREATE INDEX IF NOT EXISTS events_object ON events (object);
 CREATE INDEX IF NOT EXISTS events_volume ON events (volume_id);
 CREATE TABLE IF NOT EXISTS last_backups (volume_id TEXT PRIMARY KEY, record BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS usages (volume_id TEXT PRIMARY KEY, record BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS told (target TEXT PRIMARY KEY, record BLOB NOT NULL);
 """
 
 
@@ -231,6 +233,21 @@ class StateDatabase:
     def usage(self, volume_id: str) -> Measured | None:
         """Return the last measurement of a volume. Reads memory only."""
         return self._usages.get(volume_id)
+
+    # -- notifications ------------------------------------------------------------------------------------------
+
+    def set_known(self, target: str, known: Known) -> None:
+        """Remember what a target was told."""
+        self._write(
+            ("INSERT OR REPLACE INTO told (target, record) VALUES (?, ?)", (target, msgspec.json.encode(known))),
+        )  # fmt: skip
+
+    def known(self, target: str) -> Known:
+        """Return what a target was told: nothing, where that is not known any more."""
+        for (record,) in self._read("SELECT record FROM told WHERE target = ?", (target,)):
+            with suppress(msgspec.MsgspecError):
+                return msgspec.json.decode(record, type=Known)
+        return Known()
 
     # -- statements ---------------------------------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ _BODIES: dict[str, object] = {
     "POST /v1/backups": {"objects": ["web"]},
     "POST /v1/restores": {"backup": "b", "volume": "new"},
     "POST /v1/verifications": {"backups": ["b"]},
+    "POST /v1/notify/test": {"target": "pager"},
     "POST /v1/forget": {"backups": ["b"]},
 }
 

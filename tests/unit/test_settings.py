@@ -139,3 +139,54 @@ def test_a_cache_that_cannot_be(tmp_path: Path, text: str, said: str) -> None:
     with pytest.raises(SettingsError) as caught:
         settings.load(write(tmp_path, f"[cache]\n{text}\n"), environment={})
     assert said in str(caught.value)
+
+
+NOTIFY = """
+[notify.pager]
+url_file = "/etc/snapvol/pager.url"
+level = "error"
+group = "0"
+[notify.mail]
+url_file = "/etc/snapvol/mail.url"
+digest = "weekly mon 08:00"
+[ping]
+url_file = "/etc/snapvol/ping.url"
+every = "10m"
+"""
+
+
+def test_whom_to_tell(tmp_path: Path) -> None:
+    loaded = settings.load(write(tmp_path, NOTIFY), environment={})
+    pager, mail = loaded.notify["pager"], loaded.notify["mail"]
+    assert (pager.level, pager.group_seconds, pager.timetable) == ("error", 0, None)
+    assert (mail.level, mail.group_seconds) == ("warning", 60)
+    assert mail.timetable is not None
+    assert (mail.timetable.weekday, mail.timetable.hour) == (0, 8)
+    assert loaded.ping.seconds == 600
+    assert settings.load(write(tmp_path, ""), environment={}).notify == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[notify.a]\nurl_fil = '/x'\nurl_file = '/x'\n", "unknown key 'notify.a.url_fil'; did you mean 'url_file'?"),
+        ("[notify]\nurl_file = '/x'\n", "'notify.url_file': every target has a name; write [notify.NAME]"),
+        ("[notify.a]\n", "notify.a.url_file is missing; name a file"),
+        ("[notify.a]\nurl = 'tgram://1/2'\n", "notify.a.url: such a URL is a secret; write it into a file"),
+        ("[notify.a]\nurl_file = 'x'\n", "notify.a.url_file is not an absolute path"),
+        ("[notify.a]\nurl_file = '/x'\nlevel = 'eror'\n", "'eror' is not a level; did you mean 'error'?"),
+        ("[notify.a]\nurl_file = '/x'\ngroup = 'soon'\n", "notify.a.group: 'soon' is not a duration"),
+        ("[notify.a]\nurl_file = '/x'\ndigest = 'dayly 08:00'\n", "notify.a.digest: 'dayly 08:00' is no timetable"),
+        ("[notify.'a b']\nurl_file = '/x'\n", "'a b' cannot be a name"),
+        ("notify = 3\n", "'notify' is a table"),
+        ("[ping]\nurl_file = 'x'\n", "ping.url_file is not an absolute path"),
+        ("[ping]\nevery = 'often'\n", "ping.every: 'often' is not a duration"),
+        ("[ping]\nevery = '1s'\n", "ping.every is 1s; at least 60 s are needed"),
+        ("[ping]\nurl = 'https://x'\n", "ping.url: such a URL is a secret; write it into a file"),
+    ],
+)
+def test_t16_whom_nobody_can_tell(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        settings.load(write(tmp_path, text), environment={})
+    assert said in str(caught.value)
+    assert "config.toml" in str(caught.value)

@@ -27,6 +27,7 @@ from snapvol.errors import NotFound
 from snapvol.model import State
 from snapvol.service.holders import Client
 from snapvol.service.pool import Seen
+from snapvol.service.pulse import Pulse
 from snapvol.service.service import Service
 
 T = TypeVar("T")
@@ -84,7 +85,9 @@ class FakeService(Service):
             verify=lambda ids, repository: self._noted("verify", self.jobs.list(), ids),
             forget=lambda ids, repository, *, dry_run, force: Plan(actions=[], done=not dry_run),
         )
-        self.reports: Any = SimpleNamespace(status=lambda volume: Status(ok=True), doctor=list)
+        self.reports: Any = SimpleNamespace(status=lambda volume=None: Status(ok=True), doctor=list)
+        self.announcer: Any = SimpleNamespace(targets=list, test=lambda target: [])
+        self.pulse = Pulse()
 
     def _noted(self, name: str, result: T, *arguments: Any) -> T:
         self.calls.append((name, *arguments))
@@ -193,6 +196,15 @@ class FakeService(Service):
 
     def refresh_pools(self) -> None:
         self._noted("refresh_pools", None)
+
+    def refresh_repositories(self) -> None:
+        self._noted("refresh_repositories", None)
+
+    def announce(self) -> None:
+        self._noted("announce", None)
+
+    def ping(self) -> None:
+        self._noted("ping", None)
 
     def refresh_users(self) -> None:
         self._noted("refresh_users", None)

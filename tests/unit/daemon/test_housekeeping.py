@@ -12,6 +12,7 @@ import pytest
 
 from snapvol.daemon.housekeeping import Housekeeping
 from snapvol.errors import PoolUnavailable
+from snapvol.service.pulse import Pulse
 
 
 class Tasks:
@@ -32,20 +33,23 @@ class Tasks:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("POOLS", "USERS", "TRASH", "USAGE", "SOON", "LATER"):
+    for name in ("POOLS", "USERS", "TRASH", "USAGE", "REPOSITORIES", "NOTIFY", "PING", "SOON", "LATER"):
         monkeypatch.setattr(f"snapvol.daemon.housekeeping.{name}_SECONDS", 1)
 
 
 def test_every_task_runs_soon_and_in_a_thread(quick: None) -> None:
     async def main() -> list[str]:
         tasks: Any = Tasks(lambda: None)
-        housekeeping = Housekeeping(tasks)
+        housekeeping = Housekeeping(tasks, Pulse())
         housekeeping.start()
         await asyncio.sleep(1.5)
         housekeeping.stop()
         return sorted(tasks.runs)
 
-    names = ("expire_trash", "refresh_pools", "refresh_usage", "refresh_users")
+    names = (
+        *("announce", "expire_trash", "ping"),
+        *("refresh_pools", "refresh_repositories", "refresh_usage", "refresh_users"),
+    )
     assert asyncio.run(main()) == [f"{name} in housekeeping" for name in names]
 
 
@@ -53,14 +57,14 @@ def test_a_slow_task_is_not_started_twice(quick: None) -> None:
     async def main() -> list[str]:
         go = threading.Event()
         tasks: Any = Tasks(lambda: go.wait(10))
-        housekeeping = Housekeeping(tasks)
+        housekeeping = Housekeeping(tasks, Pulse())
         housekeeping.start()
         await asyncio.sleep(3.2)
         housekeeping.stop()
         go.set()
         return list(tasks.runs)
 
-    assert len(asyncio.run(main())) == 4
+    assert len(asyncio.run(main())) == 7
 
 
 def test_a_failure_is_said_when_it_begins_and_when_it_ends(caplog: pytest.LogCaptureFixture) -> None:
@@ -74,7 +78,7 @@ def test_a_failure_is_said_when_it_begins_and_when_it_ends(caplog: pytest.LogCap
     async def main() -> None:
         nonlocal failing
         tasks: Any = Tasks(work)
-        housekeeping = Housekeeping(tasks)
+        housekeeping = Housekeeping(tasks, Pulse())
         for _ in range(3):
             await housekeeping._run("pools")
         failing = False
@@ -92,7 +96,7 @@ def test_a_failure_is_said_when_it_begins_and_when_it_ends(caplog: pytest.LogCap
 def test_a_volume_is_measured_after_use_and_not_all_the_time() -> None:
     async def main() -> list[str]:
         tasks: Any = Tasks(lambda: time.sleep(0.01))
-        housekeeping = Housekeeping(tasks)
+        housekeeping = Housekeeping(tasks, Pulse())
         for _ in range(10):
             housekeeping.changed("web")
             housekeeping.changed("db")

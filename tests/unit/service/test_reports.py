@@ -197,12 +197,3 @@ def test_doctor_tries_the_tools_the_pools_the_repositories_and_docker(
     daemon = msgspec.structs.replace(service.settings.daemon, docker_socket="/run/docker.sock")
     service._context.settings = msgspec.structs.replace(service.settings, daemon=daemon)
     assert {it.subject: it.level for it in service.reports.doctor()}["docker"] is Level.WARNING
-
-
-def test_metrics_are_figures_by_volume_and_job(service: Service) -> None:
-    ready(service)
-    service.create_volume("web")
-    back_up(service, "web")
-    figures = service.reports.metrics()
-    assert figures['jobs{kind="backup",state="done"}'] == 1
-    assert 0 <= figures['would_lose_off_host_seconds{volume="web"}'] < SECONDS
