@@ -21,7 +21,7 @@ lint: ## style, types, layers, units and shell scripts
 	@tests/lint
 
 test-unit: ## fast; what needs root is skipped without
-	@packaging/vm/packages python judge
+	@packaging/vm/packages python judge prometheus
 	@packaging/vm/venv .venv dev
 	$(PYTEST) tests/unit
 

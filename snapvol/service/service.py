@@ -298,7 +298,7 @@ class Service:
         self.announcer.announce()
 
     def ping(self) -> None:
-        """Tell the service that watches over us that we live. Every ~minute."""
+        """Tell the service that watches over us that we live. Every ~15 s."""
         self._ping.ping()
 
     def _status(self) -> Status:

@@ -78,6 +78,7 @@ class FakeService(Service):
         self.calls: list[tuple[Any, ...]] = []
         self.steps: dict[str, Callable[[], object]] = {}
         self.jobs: Any = Jobs()
+        self.status = Status(ok=True)
         self.backups: Any = SimpleNamespace(
             list=lambda volume, repository: [],
             back_up=lambda objects, *, all, repository: self._noted("back_up", self.jobs.list(), objects, all),
@@ -85,7 +86,7 @@ class FakeService(Service):
             verify=lambda ids, repository: self._noted("verify", self.jobs.list(), ids),
             forget=lambda ids, repository, *, dry_run, force: Plan(actions=[], done=not dry_run),
         )
-        self.reports: Any = SimpleNamespace(status=lambda volume=None: Status(ok=True), doctor=list)
+        self.reports: Any = SimpleNamespace(status=lambda volume=None: self.status, doctor=list)
         self.announcer: Any = SimpleNamespace(targets=list, test=lambda target: [])
         self.pulse = Pulse()
 
