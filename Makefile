@@ -31,7 +31,7 @@ test-contract: ## one suite over every backend, on real file systems (root)
 	$(PYTEST) tests/contract
 
 test-e2e: ## real Docker, Podman, Ceph RGW and restic (root)
-	@packaging/vm/packages python storage judge containers s3
+	@packaging/vm/packages python storage judge containers s3 prometheus
 	@packaging/vm/venv .venv dev
 	$(PYTEST) tests/e2e
 

@@ -23,7 +23,9 @@ from snapvol.api import (
     RepositoryInfo,
     SnapshotInfo,
     Status,
+    TargetInfo,
     TrashInfo,
+    TrialResult,
     VolumeStatus,
 )
 from snapvol.model import State
@@ -190,6 +192,28 @@ def test_trash(api: Api, snapvol: Snapvol) -> None:
     api.on("POST", "/v1/trash/wiki/undelete", volume("back"))
     assert snapvol("undelete", "wiki", "--name", "back").out == "back\n"
     assert api.said[-1][2] == {"name": "back"}
+
+
+def test_notify(api: Api, snapvol: Snapvol) -> None:
+    told = TargetInfo(name="mail", service="mailtos", level=Level.WARNING, digest="daily 08:00", told=CREATED, alarms=2)
+    bad = TargetInfo(name="pager", service="", level=Level.ERROR, problem="its file is gone")
+    api.on("GET", "/v1/notify", [told, bad])
+    head, mail, pager = snapvol("notify", "ls").out.splitlines()
+    assert head.split() == ["TARGET", "SERVICE", "LEVEL", "DIGEST", "OPEN", "LAST", "TOLD"]
+    assert mail.split()[:6] == ["mail", "mailtos", "warning", "daily", "08:00", "2"]
+    assert pager.endswith("its file is gone")
+    assert snapvol("notify", "ls", "-q").out == "mail\npager\n"
+    accepted = TrialResult(target="mail", accepted=True)
+    api.on("POST", "/v1/notify/test", [accepted, TrialResult(target="pager", accepted=False, problem="404")])
+    tried = snapvol("notify", "test")
+    assert (tried.code, tried.out.splitlines()[1:]) == (1, ["mail    accepted", "pager   not accepted: 404"])
+    assert api.said[-1] == ("POST", "/v1/notify/test", {"target": None})
+
+
+def test_notify_test_of_one_target(api: Api, snapvol: Snapvol) -> None:
+    api.on("POST", "/v1/notify/test", [TrialResult(target="mail", accepted=True)])
+    assert snapvol("notify", "test", "mail", "--json").code == 0
+    assert api.said[-1][2] == {"target": "mail"}
 
 
 def test_empty_trash_shows_the_plan_and_wants_a_yes(api: Api, snapvol: Snapvol) -> None:

@@ -5,10 +5,12 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from snapvol.errors import Cancelled, NotFound, SettingsError, WrongPassword
+from snapvol.errors import Cancelled, NotFound, RepositoryUnreachable, SettingsError, WrongPassword
+from snapvol.service import library as library_module
 from snapvol.service.library import Library
 from snapvol.service.process import Worker
 from snapvol.settings import Settings, load
@@ -117,3 +119,39 @@ def test_closing_ends_the_questions_that_wait(silent: Library) -> None:
     assert [type(error) for error in errors] == [Cancelled]
     with pytest.raises(Cancelled):
         silent.list(None)
+
+
+def test_a_look_notes_what_is_wrong_and_what_is_right_again_and_is_not_taken_all_the_time(
+    settings: Settings, asked: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = 1000.0
+    monkeypatch.setattr(library_module, "time", SimpleNamespace(monotonic=lambda: clock))
+    initialise(settings, "default")
+    config = settings.daemon.root / "repository/config"
+    whole = config.read_bytes()
+    config.unlink()
+    library = Library(settings)
+    for _ in range(3):
+        library.look("default")
+    assert isinstance(library.problem("default")[1], NotFound)
+    assert len(asked) == 1
+    config.write_bytes(whole)
+    clock += library_module.LOOK_MENDED
+    library.look("default")
+    assert library.problem("default") == (True, None)
+    clock += library_module.LOOK_MENDED
+    library.look("default")
+    assert len(asked) == 2, "one that is well is looked at less often"
+
+
+def test_t20_a_repository_that_never_answers_is_noted_as_such(silent: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(library_module, "LOOK_SECONDS", 1.0)
+    silent.look("default")
+    assert isinstance(silent.problem("default")[1], RepositoryUnreachable)
+
+
+def test_a_password_file_that_is_missing_is_no_problem_that_outlives_it(settings: Settings, asked: list[str]) -> None:
+    library = Library(settings)
+    library.look("default")
+    assert library.problem("default") == (False, None)
+    assert asked == []
