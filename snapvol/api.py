@@ -81,6 +81,7 @@ class BackupInfo(Struct, frozen=True, kw_only=True):
         size: bytes of the files in it, or of the image; None where not recorded.
         kind: files or image.
         incomplete: files could not be read when it was made.
+        policy: that asked for it, and may forget it; None where somebody did.
     """
 
     id: str
@@ -95,6 +96,7 @@ class BackupInfo(Struct, frozen=True, kw_only=True):
     added: int | None = None
     incomplete: bool = False
     kind: str = "files"
+    policy: str | None = None
 
 
 class JobState(StrEnum):
@@ -259,6 +261,9 @@ class VolumeStatus(Struct, frozen=True, kw_only=True):
     Attributes:
         would_lose: seconds of work that exist nowhere but in the live volume; None where there is no point at all.
         would_lose_off_host: the same, counting backups only.
+        policy: that protects it; None for none.
+        next_snapshot: when the policy takes one; in the past where that is late.
+        next_backup: likewise.
     """
 
     name: str
@@ -267,6 +272,53 @@ class VolumeStatus(Struct, frozen=True, kw_only=True):
     last_backup: BackupRef | None = None
     would_lose: float | None = None
     would_lose_off_host: float | None = None
+    policy: str | None = None
+    next_snapshot: datetime | None = None
+    next_backup: datetime | None = None
+
+
+class Protected(Struct, frozen=True, kw_only=True):
+    """A volume that a policy protects; times in the past are late."""
+
+    volume: str
+    last_snapshot: datetime | None = None
+    next_snapshot: datetime | None = None
+    last_backup: datetime | None = None
+    next_backup: datetime | None = None
+
+
+class PolicyInfo(Struct, frozen=True, kw_only=True):
+    """A policy as people see it.
+
+    Attributes:
+        origin: the settings, or the command that set it.
+        fields: dotted keys and values, as in the settings.
+        volumes: what it protects.
+    """
+
+    name: str
+    origin: str
+    fields: dict[str, Any]
+    volumes: list[Protected] = field(default_factory=list)
+
+
+class Forecast(Struct, frozen=True, kw_only=True):
+    """What a policy will have kept of a volume.
+
+    Attributes:
+        what: snapshots or backups.
+        after: from now, in words.
+        points: how many.
+        oldest: the time of the oldest.
+        bytes: that they take, about; None where nothing is known of what changes.
+    """
+
+    volume: str
+    what: str
+    after: str
+    points: int
+    oldest: datetime | None = None
+    bytes: int | None = None
 
 
 class Status(Struct, frozen=True, kw_only=True):

@@ -18,6 +18,8 @@ from msgspec import Struct, field
 
 from snapvol.errors import InvalidName, SettingsError, UsageError, nearest
 from snapvol.names import volume_name
+from snapvol.policies import policy as parsing
+from snapvol.policies.policy import Policy
 from snapvol.units import size
 
 CONFIG_FILE = Path("/etc/snapvol/config.toml")
@@ -129,6 +131,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     repositories: dict[str, RepositorySettings]
     trash: TrashSettings
     cache: CacheSettings = CacheSettings()
+    policies: dict[str, Policy] = field(default_factory=dict)
     origins: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -266,7 +269,7 @@ def _set(table: dict[str, Any], key: str, value: object) -> None:
 
 
 def _settings(table: dict[str, Any], root: str | None, origins: Origins) -> Settings:
-    sections = ["cache", "daemon", "pools", "repositories", "trash"]
+    sections = ["cache", "daemon", "policies", "pools", "repositories", "trash"]
     for section, value in table.items():
         if section not in sections:
             raise SettingsError(f"{_where(origins, section)}: unknown section '{section}'", nearest(section, sections))
@@ -294,6 +297,10 @@ def _settings(table: dict[str, Any], root: str | None, origins: Origins) -> Sett
         repositories=repositories,
         trash=trash,
         cache=_cache(table.get("cache", {}), daemon.root, origins),
+        policies={
+            _name("policies", name, origins): _policy(name, policy, origins)
+            for name, policy in table.get("policies", {}).items()
+        },
         origins=origins,
     )
 
@@ -315,6 +322,15 @@ def _name(section: str, name: str, origins: Origins) -> str:
         return volume_name(name)
     except InvalidName as error:
         raise SettingsError(f"{_where(origins, section)}: [{section}]: {name!r} cannot be a name", error.hint) from None
+
+
+def _policy(name: str, table: object, origins: Origins) -> Policy:
+    try:
+        return parsing.parse(name, table)
+    except UsageError as error:
+        where = _where(origins, f"policies.{name}.{error.message.split(':')[0]}")
+        where = where if where != "settings" else _where(origins, f"policies.{name}")
+        raise SettingsError(f"{where}: policies.{name}: {error.message}", error.hint) from None
 
 
 def _default_pool(root: Path) -> dict[str, object]:

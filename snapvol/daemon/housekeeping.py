@@ -21,6 +21,8 @@ POOLS_SECONDS = 10
 USERS_SECONDS = 30
 TRASH_SECONDS = 60
 USAGE_SECONDS = 600
+POLICIES_FIRST_SECONDS = 5  # the volumes of pools that come a little later than the daemon are missed, too
+POLICIES_SECONDS = 10
 
 
 class Housekeeping:
@@ -31,6 +33,7 @@ class Housekeeping:
         self._tasks: dict[str, tuple[Callable[[], object], int, int]] = {
             "pools": (service.refresh_pools, SOON_SECONDS, POOLS_SECONDS),
             "users": (service.refresh_users, SOON_SECONDS, USERS_SECONDS),
+            "policies": (service.protection.tick, POLICIES_FIRST_SECONDS, POLICIES_SECONDS),
             "trash": (service.expire_trash, SOON_SECONDS, TRASH_SECONDS),
             "usage": (service.refresh_usage, LATER_SECONDS, USAGE_SECONDS),
         }

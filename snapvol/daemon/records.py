@@ -159,6 +159,19 @@ class Forgetting(Strict, frozen=True):
     force: bool = False
 
 
+class Changes(Strict, frozen=True):
+    """Keys of a policy to change, as in the settings; null takes one away."""
+
+    fields: dict[str, str | None]
+
+
+class ByPolicy(Strict, frozen=True):
+    """Which repository; with ``dry_run`` nothing is done."""
+
+    repository: str | None = None
+    dry_run: bool = False
+
+
 class Lines(Struct, frozen=True, kw_only=True):
     """A log."""
 

@@ -15,8 +15,10 @@ from snapvol.api import (
     ChangeInfo,
     Event,
     Finding,
+    Forecast,
     JobInfo,
     Plan,
+    PolicyInfo,
     PoolInfo,
     SnapshotInfo,
     Status,
@@ -24,6 +26,8 @@ from snapvol.api import (
     VolumeInfo,
 )
 from snapvol.daemon.records import (
+    ByPolicy,
+    Changes,
     DryRun,
     Emptying,
     Forgetting,
@@ -210,6 +214,45 @@ def forget_backups(service: Service, body: Forgetting) -> Plan:
     return service.backups.forget(body.backups, body.repository, dry_run=body.dry_run, force=body.force)
 
 
+# -- policies ---------------------------------------------------------------------------------------------------
+
+
+def list_policies(service: Service) -> list[PolicyInfo]:
+    """List the policies, with what they protect."""
+    return service.policies.all()
+
+
+def get_policy(service: Service, policy: str) -> PolicyInfo:
+    """Show one policy."""
+    return service.policies.show(policy)
+
+
+def set_policy(service: Service, policy: str, body: Changes) -> PolicyInfo:
+    """Make a policy, or change one that the settings file does not have."""
+    return service.policies.set(policy, body.fields)
+
+
+def remove_policy(service: Service, policy: str) -> dict[str, Any]:
+    """Remove a policy; what it made stays."""
+    service.policies.remove(policy)
+    return {}
+
+
+def run_policy(service: Service, policy: str, body: Nothing) -> list[JobInfo]:
+    """Do now what a policy does by its schedules."""
+    return service.policies.run(policy)
+
+
+def simulate_policy(service: Service, policy: str) -> list[Forecast]:
+    """Say what a policy will have kept in a day, in 30 days and in a year."""
+    return service.policies.simulate(policy)
+
+
+def forget_by_policy(service: Service, body: ByPolicy) -> Plan:
+    """Take those backups out of a repository that policies made and keep no longer."""
+    return service.protection.forget(body.repository, dry_run=body.dry_run)
+
+
 # -- jobs -------------------------------------------------------------------------------------------------------
 
 
@@ -291,6 +334,13 @@ TABLE: tuple[tuple[str, str, Action], ...] = (
     ("POST", "/v1/restores", restore_backup),
     ("POST", "/v1/verifications", verify_backups),
     ("POST", "/v1/forget", forget_backups),
+    ("GET", "/v1/policies", list_policies),
+    ("GET", "/v1/policies/{policy}", get_policy),
+    ("PATCH", "/v1/policies/{policy}", set_policy),
+    ("DELETE", "/v1/policies/{policy}", remove_policy),
+    ("POST", "/v1/policies/{policy}/run", run_policy),
+    ("GET", "/v1/policies/{policy}/simulation", simulate_policy),
+    ("POST", "/v1/forget-by-policy", forget_by_policy),
     ("GET", "/v1/jobs", list_jobs),
     ("GET", "/v1/jobs/{job}", get_job),
     ("GET", "/v1/jobs/{job}/log", get_job_log),

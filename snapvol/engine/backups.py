@@ -34,6 +34,7 @@ class Backup(Struct, frozen=True, kw_only=True):
         added: bytes that the repository did not have, likewise.
         incomplete: something could not be read when it was made.
         kind: what it is of: files, or the image of a block device.
+        policy: that asked for it; None where somebody did.
         foreign: made by something else than snapvol: it has no volume, and is restored from its root.
     """
 
@@ -49,6 +50,7 @@ class Backup(Struct, frozen=True, kw_only=True):
     added: int | None = None
     incomplete: bool = False
     kind: BackupKind = BackupKind.FILES
+    policy: str | None = None
     foreign: bool = False
 
     @property
@@ -83,6 +85,7 @@ def describe(identity: str, document: SnapshotDocument) -> Backup:
         added=_figure(document, "data_added"),
         incomplete=INCOMPLETE in tags,
         kind=BackupKind.IMAGE if ours and IMAGE in tags else BackupKind.FILES,
+        policy=_tagged(tags, "policy") if ours else None,
         foreign=not ours,
     )
 

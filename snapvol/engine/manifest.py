@@ -55,6 +55,7 @@ class VolumeMeta(Struct, frozen=True, kw_only=True):
         base: the id of the backup that unchanged files were taken from.
         problems: what is not in this backup although it was in the volume, one line each; at most a hundred.
         hooks: the results of what was run before and after.
+        policy: that asked for this backup, and may forget it; None where somebody did.
         kind: what the backup is of: a tree of files, or an image of a block device.
         image: the device, where it is of one.
         lost: spans of bytes of the image, (start, end), that the repository had lost when this backup was made anew of
@@ -77,6 +78,7 @@ class VolumeMeta(Struct, frozen=True, kw_only=True):
     base: str | None = None
     problems: list[str] = field(default_factory=list)
     hooks: dict[str, str] = field(default_factory=dict)
+    policy: str | None = None
     kind: BackupKind = BackupKind.FILES
     image: ImageMeta | None = None
     lost: list[tuple[int, int]] = field(default_factory=list)

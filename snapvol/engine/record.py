@@ -69,7 +69,11 @@ def document(
         username=getpass.getuser(),
         uid=os.getuid(),
         gid=os.getgid(),
-        tags=[TAG, f"volume={meta.name}", f"volume-id={meta.id}", *tags],
+        tags=[TAG, f"volume={meta.name}", f"volume-id={meta.id}", *_policy(meta), *tags],
         program_version=f"snapvol {__version__}",
         summary=times | summary,
     )
+
+
+def _policy(meta: VolumeMeta) -> list[str]:
+    return [f"policy={meta.policy}"] if meta.policy else []

@@ -29,12 +29,17 @@ _Difference = TypeVar("_Difference")
 
 
 class BackupSpec(Struct, frozen=True, kw_only=True):
-    """What to back up: a volume as it is when the job begins, or a snapshot of it, and where to."""
+    """What to back up: a volume as it is when the job begins, or a snapshot of it, and where to.
+
+    Attributes:
+        policy: that wants it; None where somebody does.
+    """
 
     volume_id: str
     volume: str
     repository: str
     snapshot: str | None = None
+    policy: str | None = None
 
 
 class _Point:
@@ -97,7 +102,7 @@ class BackupJob(Kind):
                     source=tree.root,
                     identity=tree.identity,
                     stable_inodes=tree.stable_inodes,
-                    meta=self._meta(entry, snapshot),
+                    meta=self._meta(entry, snapshot, run),
                     host=self._context.settings.host,
                     base=base.id if base is not None and changes is not None else None,
                     changes=changes,
@@ -112,7 +117,7 @@ class BackupJob(Kind):
                 changed = _known(run, base, "read", lambda: entry.backend.image_changes(base, snapshot))
             if base is not None and changed is not None:
                 run.log(f"since {base.full_name} at most {sum(length for _, length in changed) >> 10} KiB have changed")
-            meta = self._meta(entry, snapshot)
+            meta = self._meta(entry, snapshot, run)
             chunk = entry.volume.options.get("backup.chunk")
             return run.perform(
                 work.BackUpImage(
@@ -201,7 +206,7 @@ class BackupJob(Kind):
         except SnapvolError as error:
             log.warning("volume '%s': its Docker labels were not recorded: %s", entry.volume.name, error)
 
-    def _meta(self, entry: Entry, snapshot: Snapshot) -> VolumeMeta:
+    def _meta(self, entry: Entry, snapshot: Snapshot, run: Run) -> VolumeMeta:
         volume = entry.volume
         used = self._context.state.usage(volume.id)
         return VolumeMeta(
@@ -218,6 +223,7 @@ class BackupJob(Kind):
             size=units.size(volume.options["size"]) if "size" in volume.options else None,
             used=used.used if used else None,
             parent=volume.parent,
+            policy=run.spec.get("policy"),
         )
 
     def _remember(self, run: Run, entry: Entry, snapshot: Snapshot, spec: BackupSpec, result: dict[str, Any]) -> None:

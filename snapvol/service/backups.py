@@ -134,6 +134,18 @@ class Backups:
             self.library.require(name, PROMPT)
         return [self._submit(spec) for spec in specs]
 
+    def back_up_for(self, volume: str, policy: str) -> JobInfo:
+        """Begin a backup of a volume that a policy wants, and may forget.
+
+        Raises:
+            InUse: a job works on the volume.
+            SnapvolError: the volume or the repository cannot be used.
+        """
+        spec = msgspec.structs.replace(self._spec(volume, None, None), policy=policy)
+        self.jobs.refuse_busy(spec.volume_id, spec.volume)
+        self.library.require(spec.repository, PROMPT)
+        return self._submit(spec)
+
     def _back_up_all(self, repository: str | None) -> list[JobInfo]:
         catalog = self._context.catalog
         ready = [entry.volume for entry in catalog.entries() if entry.volume.state is State.READY]
@@ -225,8 +237,18 @@ class Backups:
         chosen = forgetting.resolve(backups, known, name)
         if not force:
             forgetting.refuse_last(chosen, known, now())
-        if not dry_run:
-            self.library.forget(name, [backup.id for backup in chosen])
+        return self.forget_these(chosen, known, name, dry_run=dry_run)
+
+    def forget_these(
+        self, chosen: Sequence[BackupInfo], known: Sequence[BackupInfo], repository: str, *, dry_run: bool
+    ) -> Plan:
+        """Remove backups that were found fit for that among all that are known in a repository.
+
+        Raises:
+            SnapvolError: not all could be removed.
+        """
+        if chosen and not dry_run:
+            self.library.forget(repository, [backup.id for backup in chosen])
             self._forgotten(chosen, known)
         return Plan(actions=forgetting.actions(chosen), done=not dry_run)
 

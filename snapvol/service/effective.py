@@ -22,6 +22,8 @@ def effective(settings: Settings) -> dict[str, Any]:
         tables[f"pools.{name}.defaults"] = pool.defaults
     for name, repository in settings.repositories.items():
         tables[f"repositories.{name}"] = msgspec.to_builtins(repository, enc_hook=str)
+    for name, policy in settings.policies.items():
+        tables[f"policies.{name}"] = policy.shown()
     return {
         f"{table}.{key}": {"value": value, "origin": _origin(settings.origins, f"{table}.{key}")}
         for table, values in tables.items()

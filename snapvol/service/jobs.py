@@ -140,6 +140,11 @@ class Jobs:
                 return
             self._await_change(job, seen, heartbeat)
 
+    def idle(self) -> bool:
+        """Return whether a job that was submitted now would begin at once."""
+        with self._changed:
+            return sum(1 for _ in self._active()) < self._at_once
+
     # -- acting -------------------------------------------------------------------------------------------------
 
     def submit(self, kind: str, object: str, spec: Spec, volume_id: str = "") -> JobInfo:

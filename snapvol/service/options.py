@@ -9,11 +9,11 @@ from snapvol import units
 from snapvol.backend import Backend, Features, Option
 from snapvol.errors import SettingsError, SnapvolError, UnknownOption, Unsupported, UsageError, nearest
 from snapvol.names import split_snapshot
+from snapvol.policies import policy as policies
 from snapvol.settings import PoolSettings, Settings
 
-FIELDS_OF_POLICIES = ("snapshot.schedule", "snapshot.keep", "backup.schedule", "backup.keep")
 GENERAL = (
-    "pool", "size", "fs", "snapshot", "backup", "repository", "policy", *FIELDS_OF_POLICIES,
+    "pool", "size", "fs", "snapshot", "backup", "repository", "policy", *policies.OVERRIDES,
     "backup.kind", "backup.chunk", "uid", "gid", "mode", "protect",
 )  # fmt: skip
 # Podman reads `--opt o=uid=…,size=…` itself and then passes on both `o` and these.
@@ -181,10 +181,10 @@ def _option(key: str, backend: type[Backend]) -> Option | None:
 def _value(key: str, value: str, settings: Settings, backend: type[Backend]) -> str:
     if _CONTROL.search(value) or not value.strip():
         raise UsageError(f"option '{key}': {_shown(value)} is not a value")
-    if key in FIELDS_OF_POLICIES:
-        raise Unsupported(f"option '{key}': this version has no policies yet", "leave it out")
     reader = _READERS.get(key)
     try:
+        if key in policies.OVERRIDES:
+            return policies.check_field(key, value.strip())
         if reader is not None:
             return reader(value.strip(), settings)
         option = _option(key, backend)
@@ -249,9 +249,10 @@ def _repository(text: str, settings: Settings) -> str:
     return text
 
 
-def _policy(text: str, _: Settings) -> str:
-    if text != "none":
-        raise Unsupported(f"{_shown(text)}: this version has no policies yet", "leave it out, or write policy=none")
+def _policy(text: str, settings: Settings) -> str:
+    if text != "none" and text not in settings.policies:
+        known = [*settings.policies, "none"]
+        raise UsageError(f"no policy is called {_shown(text)}", nearest(text[:100], known))
     return text
 
 

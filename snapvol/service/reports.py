@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
+
+import msgspec
 
 from snapvol.api import Finding, JobInfo, JobState, Level, RepositoryInfo, Status, VolumeStatus
 from snapvol.errors import NotFound, SnapvolError
@@ -12,18 +14,22 @@ from snapvol.service import checks, points, views
 from snapvol.service.backups import Backups
 from snapvol.service.catalog import Entry
 from snapvol.service.context import Context
+from snapvol.service.protection import BACKUP, SNAPSHOT, Protection
 from snapvol.service.repositories import check_password_file
 from snapvol.service.scratch import Scratch
+from snapvol.service.wards import Ward, missing
 
+LATE = timedelta(minutes=15)
 ENDED_BADLY = (JobState.FAILED, JobState.INTERRUPTED)
 
 
 class Reports:
     """The state of everything, from memory; `doctor` looks for itself."""
 
-    def __init__(self, context: Context, backups: Backups) -> None:
+    def __init__(self, context: Context, backups: Backups, protection: Protection) -> None:
         self._context = context
         self._backups = backups
+        self._protection = protection
 
     def status(self, volume: str | None = None) -> Status:
         """Say how well volumes are protected and what needs attention; of one volume, where it is named.
@@ -35,18 +41,20 @@ class Reports:
         entries = sorted(catalog.entries(), key=lambda it: it.volume.name) if volume is None else [catalog.get(volume)]
         jobs = self._backups.jobs.list()
         names = {entry.volume.name for entry in entries}
+        present = now()
+        wards = {ward.entry.volume.id: ward for ward in self._protection.wards()}
         findings = [
             *(finding for entry in entries for finding in self._of_volume(entry)),
+            *(it for entry in entries for it in self._of_policy(entry, wards.get(entry.volume.id), present)),
             *_of_jobs(jobs, None if volume is None else names),
             *([] if volume is not None else self._of_pools()),
             *self._of_repositories(entries if volume is not None else None),
         ]
-        present = now()
         default = context.settings.default_pool
         shown = [it for it in jobs if (not it.state.ended or it.state in ENDED_BADLY) and _about(it, names, volume)]
         return Status(
             ok=all(finding.level is Level.OK for finding in findings),
-            volumes=[self._volume(entry, present) for entry in entries],
+            volumes=[self._planned(entry, wards.get(entry.volume.id), present) for entry in entries],
             pools=[views.pool(pool, default=pool.name == default) for pool in catalog.pools.values()],
             repositories=[self._repository(name) for name in self._backups.library.names],
             jobs=shown[-20:],
@@ -102,6 +110,38 @@ class Reports:
             would_lose=max(0.0, (present - max(times)).total_seconds()) if times else None,
             would_lose_off_host=max(0.0, (present - backup.time).total_seconds()) if backup else None,
         )
+
+    def _planned(self, entry: Entry, ward: Ward | None, present: datetime) -> VolumeStatus:
+        status = self._volume(entry, present)
+        if ward is None:
+            return status
+        return msgspec.structs.replace(
+            status,
+            policy=ward.policy.name,
+            next_snapshot=self._protection.next_snapshot(ward, present),
+            next_backup=self._protection.next_backup(ward, present),
+        )
+
+    def _of_policy(self, entry: Entry, ward: Ward | None, present: datetime) -> Iterator[Finding]:
+        subject = f"volume '{entry.volume.name}'"
+        gone = missing(entry, self._protection.policies.all())
+        if gone is not None:
+            message = f"its policy '{gone}' does not exist: nothing protects it"
+            command = f"snapvol set {entry.volume.name} policy=NAME"
+            yield Finding(level=Level.ERROR, subject=subject, message=message, command=command)
+        if ward is None:
+            return
+        for what, due in (
+            (SNAPSHOT, self._protection.next_snapshot(ward, present)),
+            (BACKUP, self._protection.next_backup(ward, present)),
+        ):
+            if due is None or present - due < LATE or (what == BACKUP and self._backups.jobs.active(entry.volume.id)):
+                continue
+            failure = self._protection.failure(ward, what)
+            why = f": {failure.why}" if failure else ""
+            message = f"its {what} by policy '{ward.policy.name}' is late since {due:%Y-%m-%d %H:%M %Z}{why}"
+            command = f"snapvol log {entry.volume.name}"
+            yield Finding(level=Level.ERROR, subject=subject, message=message, command=command)
 
     def _of_volume(self, entry: Entry) -> Iterator[Finding]:
         volume = entry.volume

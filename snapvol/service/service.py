@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from snapvol.api import ChangeInfo, Event, Plan, PoolInfo, SnapshotInfo, TrashInfo, VolumeInfo
 from snapvol.backend import Backend
 from snapvol.backends import BACKENDS
@@ -20,8 +22,11 @@ from snapvol.service.effective import effective
 from snapvol.service.holders import Client, Holders
 from snapvol.service.kernel import Kernel, Proc
 from snapvol.service.locks import Locks
+from snapvol.service.policies import Policies
+from snapvol.service.policy_desk import PolicyDesk
 from snapvol.service.pool import Seen
 from snapvol.service.pools import Pools, configured
+from snapvol.service.protection import Protection
 from snapvol.service.removal import Removal
 from snapvol.service.reports import Reports
 from snapvol.service.snapshots import Snapshots
@@ -43,6 +48,8 @@ class Service:
         state: the history.
         backups: all that is done with repositories.
         jobs: long work.
+        policies: what people do with them.
+        protection: carries them out.
         reports: what is protected, and what needs attention.
 
     Args:
@@ -62,7 +69,8 @@ class Service:
         kernel: Kernel | None = None,
     ) -> None:
         kinds = BACKENDS if kinds is None else kinds
-        self.settings = settings
+        self._policies = Policies(settings.policies, settings.daemon.root / "policies.json")
+        self.settings = settings = msgspec.structs.replace(settings, policies=dict(self._policies.all()))
         catalog = Catalog(configured(settings, kinds))
         self.state = StateDatabase(settings.daemon.root / "state.db")
         self.backups = Backups(settings, self.state)
@@ -76,11 +84,13 @@ class Service:
             kernel=kernel or Proc(),
             restorer=self.backups,
         )
-        self.reports = Reports(self._context, self.backups)
         self._announced: tuple[object, list[Seen]] | None = None
         self._pools = Pools(catalog)
         self._volumes = Volumes(self._context, kinds)
         self._snapshots = Snapshots(self._context)
+        self.protection = Protection(self._context, self._policies, self._snapshots, self.backups)
+        self.policies = PolicyDesk(self._context, self._policies, self.protection, self.backups, self._take_up)
+        self.reports = Reports(self._context, self.backups, self.protection)
         self._trash = Trash(self._context)
         self._creation = Creation(self._context, kinds, self._snapshots)
         self._removal = Removal(self._context, self._trash)
@@ -264,6 +274,15 @@ class Service:
     def config(self) -> dict[str, Any]:
         """Return the effective settings: dotted key → {value, origin}."""
         return effective(self.settings)
+
+    def reload(self, settings: Settings) -> None:
+        """Take up the policies of changed settings; everything else is read at the start only."""
+        self._policies.reload(settings.policies)
+        self._take_up()
+
+    def _take_up(self) -> None:
+        policies = dict(self._policies.all())
+        self.settings = self._context.settings = msgspec.structs.replace(self.settings, policies=policies)
 
     def refresh_pools(self) -> None:
         """Look at every pool's health and try again to open those that could not be opened. Every ~10 s."""

@@ -150,6 +150,17 @@ class Snapshots:
                 self._context.note("destroy-snapshot", entry.volume, f"snapshot {snapshot.full_name} destroyed")
         return Plan(actions=[Action(verb="destroy", object=f"snapshot {snapshot.full_name}")], done=not dry_run)
 
+    def expire(self, entry: Entry, snapshot: Snapshot) -> None:
+        """Destroy a snapshot of a volume that the caller has claimed.
+
+        Raises:
+            Protected: it is held, or a clone needs it.
+        """
+        _refuse_base(snapshot)
+        refuse_held([snapshot])
+        self._destroy(entry, snapshot)
+        self._context.note("destroy-snapshot", entry.volume, f"snapshot {snapshot.full_name} expired")
+
     def _destroy(self, entry: Entry, snapshot: Snapshot) -> None:
         entry.backend.destroy_snapshot(snapshot)
         self._context.catalog.set_snapshots(
