@@ -15,7 +15,7 @@ from snapvol.engine.reading import INCOMPLETE, Unreadable
 from snapvol.errors import Damaged, UsageError
 from snapvol.repository import BlobKind, Lock, Repository, SnapshotDocument
 from snapvol.repository.ids import parse_id
-from snapvol.repository.parallel import mapped
+from snapvol.repository.parallel import mapping
 
 _AHEAD = 4  # pieces that are compressed and sealed at once
 _MOST_WANTED = 100_000  # pieces that are asked for at once: their ids take memory
@@ -201,8 +201,9 @@ class _Copy:
             return
         read = self._source.read_many(BlobKind.DATA, wanted)
         add = partial(self._target.add, BlobKind.DATA)
-        for size, (_, new) in mapped(lambda item: (len(item[1]), add(item[1])), read, _AHEAD):
-            self._count(size, new)
+        with mapping(lambda item: (len(item[1]), add(item[1])), read, _AHEAD) as added:
+            for size, (_, new) in added:
+                self._count(size, new)
 
     def _add(self, kind: BlobKind, text: bytes) -> None:
         if not self._dry_run:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import random
 import sys
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from threading import Event
 
 import pytest
 
@@ -269,6 +271,40 @@ def test_a_cancelled_copy_leaves_no_half_backup(bench: Bench, target: MemoryStor
     assert problems(target) == []
     copied(bench.store, target)
     assert originals(target) == three
+
+
+def test_a_cancelled_copy_stores_nothing_once_it_has_ended(
+    bench: Bench, target: MemoryStore, three: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """T28: its locks are gone then, and somebody may delete what nobody needs yet."""
+
+    class Impatient(Silent):
+        def advance(self, bytes: int, files: int) -> None:
+            if large:
+                assert begun.wait(60)
+                raise Cancelled("enough")
+
+    begun, ended = Event(), Event()
+    large: list[bytes] = []  # pieces of the one file that has several
+    with opened(bench.store) as one, opened(target) as other:
+        add = other.add
+
+        def slow(kind: BlobKind, data: bytes) -> tuple[bytes, bool]:
+            if len(data) > 200_000:
+                large.append(data)
+            if len(large) < 2 or begun.is_set():
+                return add(kind, data)
+            begun.set()
+            time.sleep(0.5)  # in which a copy that does not wait for it has long ended
+            try:
+                return add(kind, data)
+            finally:
+                ended.set()
+
+        monkeypatch.setattr(other, "add", slow)
+        with pytest.raises(Cancelled):
+            copy(one, other, dry_run=False, progress=Impatient())
+        assert ended.is_set()
 
 
 # -- kills ------------------------------------------------------------------------------------------------------------

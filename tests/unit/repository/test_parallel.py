@@ -10,7 +10,7 @@ from threading import Event, Thread
 
 import pytest
 
-from snapvol.repository.parallel import mapped
+from snapvol.repository.parallel import mapped, mapping
 
 LONG = 60  # seconds; more than any machine needs
 
@@ -32,25 +32,54 @@ def test_in_order_and_not_further_ahead_than_told() -> None:
     assert len(begun) == 13
 
 
-def test_an_error_comes_in_its_place_and_after_what_was_begun() -> None:
-    ended = []
+@pytest.mark.parametrize("who", ["work", "items", "caller"])
+def test_what_changes_something_has_ended_with_the_context(who: str) -> None:
+    """Whoever ends it; and nothing is begun afterwards."""
+    begun, ended = [], []
+    running = Event()
 
+    def items() -> Iterator[int]:
+        yield from range(3)
+        if who == "items":
+            assert running.wait(LONG)
+            raise ValueError(who)
+        yield from range(3, 100)
+
+    def work(number: int) -> int:
+        begun.append(number)
+        if number == 1 and who == "work":
+            assert running.wait(LONG)
+            raise ValueError(who)
+        if number == 2:
+            running.set()
+            time.sleep(0.2)  # in which a context that does not wait for it has long ended
+        ended.append(number)
+        return number
+
+    def used(results: Iterator[int]) -> None:
+        for number in results:
+            if number == 0 and who == "caller":
+                assert running.wait(LONG)
+                raise ValueError(who)
+
+    with pytest.raises(ValueError, match=who), mapping(work, items(), 4) as results:
+        used(results)
+    failed = {1} if who == "work" else set()
+    assert set(begun) == {*ended, *failed}
+    assert 2 in ended
+    assert len(begun) < 10
+
+
+def test_an_error_comes_in_its_place() -> None:
     def work(number: int) -> int:
         if number == 2:
             raise ValueError(number)
-        time.sleep(0.05 * number)
-        ended.append(number)
         return number
 
     results = mapped(work, range(100), 4)
     assert [next(results), next(results)] == [0, 1]
     with pytest.raises(ValueError, match="2"):
         next(results)
-    assert set(ended) >= {0, 1, 3}
-    assert len(ended) <= 6
-    count = len(ended)
-    time.sleep(0.2)
-    assert len(ended) == count
 
 
 def test_what_is_given_up_keeps_nobody_waiting() -> None:
