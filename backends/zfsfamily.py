@@ -267,7 +267,7 @@ def survey(datasets: Iterable[Dataset], pool: str) -> Survey:
             damaged[dataset.leaf] = _damage(dataset, record, pool)
         elif record is not None and record.finished:
             members.setdefault(record.volume.id, []).append(dataset)
-        elif record is not None:
+        elif record is not None or zfsnames.in_the_making(dataset.leaf):
             unfinished.append(dataset)
         else:
             foreign[dataset.leaf] = dataset

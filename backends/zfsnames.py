@@ -5,7 +5,11 @@ under its own name, and everything else of a volume under its id, behind a leadi
 
     PARENT/web                 the contents of the live volume "web"
     PARENT/.VOLUME-ID.0        earlier contents, with the snapshots that only they have; or a volume in the trash
-    PARENT/.VOLUME-ID.new      contents that are being restored
+    PARENT/.VOLUME-ID.new      contents in the making: of a new volume, or those that are being restored
+    PARENT/.VOLUME-ID.back     likewise: those that the volume is going back to
+
+What is in the making has its name before it has its properties, because `zfs create` and `zfs clone` set those after
+the dataset is there: a power cut between the two leaves a dataset of which nothing but its name says that it is ours.
 
 ZFS allows 255 bytes for a whole name with its snapshot. What does not fit is cut, and told apart by a hash after a
 colon, which no name of a volume or snapshot has.
@@ -20,6 +24,7 @@ from snapvol.names import snapshot_name, volume_name
 _LONGEST_VOLUME, _LONGEST_SNAPSHOT = 96, 72
 LONGEST_PARENT = 255 - _LONGEST_VOLUME - _LONGEST_SNAPSHOT - len("/@")
 _DIGITS = 16
+_NEW, _BACK = ".new", ".back"
 
 
 def volume(name: str) -> str:
@@ -39,7 +44,17 @@ def hidden(volume_id: str, generation: int) -> str:
 
 def staged(volume_id: str) -> str:
     """Return the last part of the name of contents in the making."""
-    return f".{volume_name(volume_id)}.new"
+    return f".{volume_name(volume_id)}{_NEW}"
+
+
+def going_back(volume_id: str) -> str:
+    """Return the last part of the name of a clone that is about to take the place of a volume's present contents."""
+    return f".{volume_name(volume_id)}{_BACK}"
+
+
+def in_the_making(leaf: str) -> bool:
+    """Return whether `staged` or `going_back` made the name: nobody has put anything there that counts."""
+    return leaf.startswith(".") and leaf.endswith((_NEW, _BACK))
 
 
 def of_hidden(leaf: str) -> tuple[str, int] | None:

@@ -27,11 +27,15 @@ class ZfsVolumes(ZfsPool):
     # -- making -------------------------------------------------------------------------------------------------
 
     def create(self, volume: Volume, *, size: int | None = None, source: Snapshot | None = None) -> None:
-        """See `Backend.create`."""
+        """See `Backend.create`.
+
+        The volume is made under a name that says so, and gets its own when everything about it is there.
+        """
         what = f"volume '{volume.name}' cannot be created"
         self._parent.check()
         owner = Ownership.of(volume)
         name = self._parent.below(zfsnames.volume(volume.name))
+        making = self._parent.below(zfsnames.staged(volume.id))
         asked = zfsoptions.check(volume, self._parent.properties)
         self._refuse_taken(volume.name)
         origin = None if source is None else self._origin(source, size, what)
@@ -46,13 +50,18 @@ class ZfsVolumes(ZfsPool):
             verb, properties = "clone", zfsoptions.for_clone(asked, self._parent.properties, size)
         words = pairs(properties | zfsrecords.properties(record))
         try:
-            self._tool.change(what, verb, *words, *([origin.name] if origin else []), name)
-        except AlreadyExists as error:
-            raise self._taken(volume.name) from error
+            self._tool.change(what, verb, *words, *([origin.name] if origin else []), making)
         except SnapvolError as error:
             raise zfsoptions.explained(volume, error) from error
-        if owned:
-            self._give(name, owner, record, fresh=origin is None, what=what)
+        try:
+            if owned:
+                self._give(making, owner, record, fresh=origin is None, what=what)
+            self._tool.change(what, "rename", making, name)
+        except BaseException as error:
+            self._sweep(making)
+            if isinstance(error, AlreadyExists):
+                raise self._taken(volume.name) from error
+            raise
         self._known[volume.id] = Known(name=volume.name, datasets=(name,))
 
     def _origin(self, source: Snapshot, size: int | None, what: str) -> Point:
@@ -73,13 +82,9 @@ class ZfsVolumes(ZfsPool):
 
     def _give(self, name: str, owner: Ownership, record: Record, *, fresh: bool, what: str) -> None:
         """Give a new dataset's root its owner and mode; only then it counts as a volume."""
-        try:
-            with self._mountpoints.borrowed(name, "zfs") as root, explained(what):
-                owner.give(root, fresh=fresh)
-            self._record(name, replace(record, role=Role.VOLUME), what)
-        except BaseException:
-            self._sweep(name)
-            raise
+        with self._mountpoints.borrowed(name, "zfs") as root, explained(what):
+            owner.give(root, fresh=fresh)
+        self._record(name, replace(record, role=Role.VOLUME), what)
 
     def _record(self, dataset: str, record: Record, what: str) -> None:
         words = [f"{name}={value}" for name, value in zfsrecords.properties(record).items()]
