@@ -46,8 +46,7 @@ class ZfsContents(ZfsVolumes):
     def _clone_over(self, family: Family, dataset: Dataset, point: Point, what: str) -> str:
         """Put a clone of the snapshot in the place of the present contents; return its name.
 
-        The clone counts from the moment when it has its properties: `open` undoes what came before and finishes what
-        follows.
+        The clone counts from the moment when it has its name: `open` undoes what came before and finishes what follows.
         """
         old, record = family.head, family.record
         carried = zfsoptions.carried(self._properties(old.name, what))
@@ -59,13 +58,11 @@ class ZfsContents(ZfsVolumes):
         self._tool.change(what, "rename", old.name, aside)
         source = f"{aside}@{point.leaf}" if dataset is old else point.name
         clone = self._parent.below(zfsnames.going_back(family.volume.id))
+        properties = pairs(carried | zfsrecords.properties(fresh))
         try:
-            self._tool.change(what, "clone", *pairs(carried | zfsrecords.properties(fresh)), source, clone)
-            try:
+            self._tool.change(what, "clone", *properties, source, clone)
+            with self._swept_on_failure(clone):
                 self._tool.change(what, "rename", clone, name)
-            except SnapvolError:
-                self._sweep(clone)
-                raise
         except SnapvolError:
             self._attempt(lambda: self._tool.change(what, "rename", aside, old.name))
             raise

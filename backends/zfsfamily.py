@@ -3,7 +3,8 @@
 A volume is a family of datasets: one has its present contents, the others are earlier ones, kept for the snapshots that
 only they have. A rollback to a snapshot that others are newer than makes a new dataset, a clone of that snapshot, and
 leaves the old one with the newer snapshots. The highest generation has the present contents, whatever it is called: so
-one command that makes or marks a dataset changes a volume at once, and names are set right afterwards.
+one command that marks a dataset changes a volume at once, and names are set right afterwards. A new dataset counts from
+the rename that ends its making (`zfsnames`).
 """
 
 from __future__ import annotations
@@ -263,11 +264,13 @@ def survey(datasets: Iterable[Dataset], pool: str) -> Survey:
     foreign, unfinished = {}, []
     for dataset in datasets:
         record = dataset.record
-        if isinstance(record, str):
+        if zfsnames.in_the_making(dataset.leaf) and not (dataset.points or dataset.children):
+            unfinished.append(dataset)
+        elif isinstance(record, str):
             damaged[dataset.leaf] = _damage(dataset, record, pool)
         elif record is not None and record.finished:
             members.setdefault(record.volume.id, []).append(dataset)
-        elif record is not None or zfsnames.in_the_making(dataset.leaf):
+        elif record is not None:
             unfinished.append(dataset)
         else:
             foreign[dataset.leaf] = dataset

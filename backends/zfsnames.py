@@ -1,6 +1,6 @@
 """What a volume's datasets and snapshots are called, below the pool's parent dataset.
 
-A name says nothing: properties do (`zfsrecords`). It is there for people who look at `zfs list`: they find a volume
+A name says little: properties do (`zfsrecords`). It is there for people who look at `zfs list`: they find a volume
 under its own name, and everything else of a volume under its id, behind a leading dot::
 
     PARENT/web                 the contents of the live volume "web"
@@ -8,8 +8,9 @@ under its own name, and everything else of a volume under its id, behind a leadi
     PARENT/.VOLUME-ID.new      contents in the making: of a new volume, or those that are being restored
     PARENT/.VOLUME-ID.back     likewise: those that the volume is going back to
 
-What is in the making has its name before it has its properties, because `zfs create` and `zfs clone` set those after
-the dataset is there: a power cut between the two leaves a dataset of which nothing but its name says that it is ours.
+Only the last two names say something: what is called so does not count yet, whatever its properties are. `zfs create`
+and `zfs clone` set those after the dataset is there, and a power cut can come between the two: so a new dataset takes
+its place by a rename, when all its properties are set.
 
 ZFS allows 255 bytes for a whole name with its snapshot. What does not fit is cut, and told apart by a hash after a
 colon, which no name of a volume or snapshot has.
@@ -17,6 +18,7 @@ colon, which no name of a volume or snapshot has.
 
 from __future__ import annotations
 
+import re
 from hashlib import sha256
 
 from snapvol.names import snapshot_name, volume_name
@@ -25,6 +27,7 @@ _LONGEST_VOLUME, _LONGEST_SNAPSHOT = 96, 72
 LONGEST_PARENT = 255 - _LONGEST_VOLUME - _LONGEST_SNAPSHOT - len("/@")
 _DIGITS = 16
 _NEW, _BACK = ".new", ".back"
+_MAKING = re.compile(rf"\.[0-9a-f]{{8}}(-[0-9a-f]{{4}}){{3}}-[0-9a-f]{{12}}({re.escape(_NEW)}|{re.escape(_BACK)})")
 
 
 def volume(name: str) -> str:
@@ -53,8 +56,8 @@ def going_back(volume_id: str) -> str:
 
 
 def in_the_making(leaf: str) -> bool:
-    """Return whether `staged` or `going_back` made the name: nobody has put anything there that counts."""
-    return leaf.startswith(".") and leaf.endswith((_NEW, _BACK))
+    """Return whether `staged` or `going_back` made the name; others may call a dataset of theirs ``.old.new`` (T6)."""
+    return _MAKING.fullmatch(leaf) is not None
 
 
 def of_hidden(leaf: str) -> tuple[str, int] | None:

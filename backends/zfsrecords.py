@@ -40,8 +40,7 @@ class Role(StrEnum):
     """What a dataset of ours is."""
 
     VOLUME = "volume"  # a volume's contents, present or earlier ones
-    MAKING = "making"  # not whole yet: removed by the next opening of the pool
-    STAGE = "stage"  # contents that nobody has adopted: likewise
+    STAGE = "stage"  # contents that nobody has adopted: removed by the next opening of the pool
     GONE = "gone"  # of a volume that was destroyed: likewise
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from msgspec import Struct
@@ -149,6 +149,15 @@ class ZfsPool(Backend):
         except SnapvolError as error:
             log.warning("pool '%s': %s", self.pool, error)
             return list(names)
+
+    @contextmanager
+    def _swept_on_failure(self, dataset: str) -> Iterator[None]:
+        """Remove a dataset in the making where it does not come to take its place."""
+        try:
+            yield
+        except BaseException:
+            self._sweep(dataset)
+            raise
 
     # -- listing ------------------------------------------------------------------------------------------------
 

@@ -29,7 +29,7 @@ class ZfsVolumes(ZfsPool):
     def create(self, volume: Volume, *, size: int | None = None, source: Snapshot | None = None) -> None:
         """See `Backend.create`.
 
-        The volume is made under a name that says so, and gets its own when everything about it is there.
+        It exists from the moment when its dataset has its name, which comes last.
         """
         what = f"volume '{volume.name}' cannot be created"
         self._parent.check()
@@ -40,28 +40,22 @@ class ZfsVolumes(ZfsPool):
         self._refuse_taken(volume.name)
         origin = None if source is None else self._origin(source, size, what)
         self._parent.require_room(what)
-        owned = owner != _NOBODY
-        record = Record(volume=volume, role=Role.MAKING if owned else Role.VOLUME)
         if origin is None:
             verb, properties = "create", zfsoptions.for_new(asked, self._parent.properties, size)
         else:
             if any(name in asked for name in zfsoptions.FIXED):
                 zfsoptions.refuse_unlike(asked, self._properties(origin.dataset, what), what)
             verb, properties = "clone", zfsoptions.for_clone(asked, self._parent.properties, size)
-        words = pairs(properties | zfsrecords.properties(record))
+        words = pairs(properties | zfsrecords.properties(Record(volume=volume)))
         try:
             self._tool.change(what, verb, *words, *([origin.name] if origin else []), making)
         except SnapvolError as error:
             raise zfsoptions.explained(volume, error) from error
-        try:
-            if owned:
-                self._give(making, owner, record, fresh=origin is None, what=what)
-            self._tool.change(what, "rename", making, name)
-        except BaseException as error:
-            self._sweep(making)
-            if isinstance(error, AlreadyExists):
-                raise self._taken(volume.name) from error
-            raise
+        with self._swept_on_failure(making):
+            if owner != _NOBODY:
+                with self._mountpoints.borrowed(making, "zfs") as root, explained(what):
+                    owner.give(root, fresh=origin is None)
+            self._rename(making, name, volume, what)
         self._known[volume.id] = Known(name=volume.name, datasets=(name,))
 
     def _origin(self, source: Snapshot, size: int | None, what: str) -> Point:
@@ -79,12 +73,6 @@ class ZfsVolumes(ZfsPool):
             return self._tool.get(["all"], [dataset])[dataset]
         except ToolFailed as error:
             raise translated(what, error) from error
-
-    def _give(self, name: str, owner: Ownership, record: Record, *, fresh: bool, what: str) -> None:
-        """Give a new dataset's root its owner and mode; only then it counts as a volume."""
-        with self._mountpoints.borrowed(name, "zfs") as root, explained(what):
-            owner.give(root, fresh=fresh)
-        self._record(name, replace(record, role=Role.VOLUME), what)
 
     def _record(self, dataset: str, record: Record, what: str) -> None:
         words = [f"{name}={value}" for name, value in zfsrecords.properties(record).items()]
@@ -128,10 +116,7 @@ class ZfsVolumes(ZfsPool):
         record = replace(family.record, volume=moved)
         old, new = family.head.name, self._parent.below(zfsfamily.place(record))
         if new != old:
-            try:
-                self._tool.change(what, "rename", old, new)
-            except AlreadyExists as error:
-                raise self._taken(moved.name) from error
+            self._rename(old, new, moved, what)
         try:
             self._record(new, record, what)
         except SnapvolError:
@@ -139,6 +124,12 @@ class ZfsVolumes(ZfsPool):
             raise
         self._remember(family, moved, new)
         return moved
+
+    def _rename(self, old: str, new: str, volume: Volume, what: str) -> None:
+        try:
+            self._tool.change(what, "rename", old, new)
+        except AlreadyExists as error:
+            raise self._taken(volume.name) from error
 
     def resize(self, volume: Volume, size: int) -> None:
         """See `Backend.resize`."""

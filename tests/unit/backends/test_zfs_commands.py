@@ -26,7 +26,7 @@ WHEN = datetime(2026, 11, 20, 3, 0, tzinfo=UTC)
 def test_operations_take_few_commands(pool: Pool) -> None:
     pool.make("first")
     commands = pool.commands
-    assert commands(lambda: pool.make("web")) == ["zfs create"]
+    assert commands(lambda: pool.make("web")) == ["zfs create", "zfs rename"]
     web = next(it for it in pool.backend.volumes() if it.name == "web")
     assert isinstance(web, Volume)
     backend = pool.backend
@@ -35,9 +35,9 @@ def test_operations_take_few_commands(pool: Pool) -> None:
     assert isinstance(first, Snapshot)
     pool.snapshot(web, "s2")
     clone = Volume(id=new_id(), name="clone", created=now())
-    assert commands(lambda: backend.create(clone, source=first)) == ["zfs get", "zfs clone"]
+    assert commands(lambda: backend.create(clone, source=first)) == ["zfs get", "zfs clone", "zfs rename"]
     assert commands(lambda: backend.rollback(web, first)) == [
-        "zfs get", "zfs get", "zfs rename", "zfs clone", "zfs promote",
+        "zfs get", "zfs get", "zfs rename", "zfs clone", "zfs rename", "zfs promote",
     ]  # fmt: skip
     assert commands(lambda: backend.snapshot([web], "s3")) == ["zfs get", "zfs snapshot", "zfs get"]
     assert commands(lambda: backend.trash(web, WHEN)) == ["zfs get", "zfs rename", "zfs set"]

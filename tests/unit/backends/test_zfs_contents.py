@@ -152,12 +152,15 @@ def restored(pool: Pool, web: Volume) -> None:
     pool.backend.adopt_stage(web)
 
 
+NEW = "0c9f2f0e-8f5b-4b53-9b6e-5a3b1e9d2c47"
+
+
 def clone_of(snapshot: Snapshot) -> Volume:
-    return Volume(id="clone", name="clone", created=WHEN, options={"uid": "5"})
+    return Volume(id=NEW, name="clone", created=WHEN, options={"uid": "5"})
 
 
 OPERATIONS: dict[str, Callable[[Pool, Volume, Snapshot], object]] = {
-    "create": lambda pool, web, s: pool.backend.create(Volume(id="n", name="n", created=WHEN, options={"uid": "5"})),
+    "create": lambda pool, web, s: pool.backend.create(Volume(id=NEW, name="n", created=WHEN, options={"uid": "5"})),
     "clone": lambda pool, web, s: pool.backend.create(clone_of(s), source=s),
     "rename": lambda pool, web, s: pool.backend.rename(web, "shop"),
     "trash": lambda pool, web, s: pool.backend.trash(web, WHEN),

@@ -11,8 +11,8 @@ import pytest
 
 from snapvol import shell
 from snapvol.backends import zfsrecords
-from snapvol.errors import NotFound, NotReady
-from snapvol.model import Damage, Snapshot
+from snapvol.errors import NotFound, NotReady, StorageFailed, ToolFailed
+from snapvol.model import Damage, Snapshot, Volume
 from support.fake_zfs import Killed
 from support.zfs_pool import P, Pool
 
@@ -152,6 +152,64 @@ def test_what_has_lost_its_property_hides_no_older_contents_behind_its_name(pool
     assert (damage.name, "org.snapvol:volume" in damage.reason) == ("web", True)
     with pytest.raises((NotFound, NotReady)):
         backend.mount(web)
+
+
+@pytest.mark.parametrize("suffix", ["new", "back"])
+@pytest.mark.parametrize("properties", ["none", "a later generation's", "damaged"])
+def test_what_was_in_the_making_does_not_count(pool: Pool, suffix: str, properties: str) -> None:
+    """A power cut can take the properties away that `zfs create` and `zfs clone` were given, or leave them."""
+    web = pool.make(text="now")
+    first = pool.snapshot(web, "s1")
+    later = zfsrecords.properties(zfsrecords.Record(volume=web, generation=1))
+    texts = {"none": {}, "a later generation's": later, "damaged": {zfsrecords.VOLUME: "{"}}
+    pool.zfs.run("zfs", "rename", f"{P}/web", f"{P}/.{web.id}.0")
+    pool.zfs.run("zfs", "clone", f"{P}/.{web.id}.0@s1", f"{P}/.{web.id}.{suffix}")
+    pool.zfs.datasets[f"{P}/.{web.id}.{suffix}"].properties |= texts[properties]
+    assert pool.fresh().volumes() == [web]
+    assert pool.reopen().volumes() == [web]
+    assert pool.contents(web) == "now"
+    assert pool.backend.snapshots(web) == [first]
+    assert leaves(pool) == ["web", "web@s1"]
+
+
+def test_what_only_looks_like_being_made_stays(pool: Pool) -> None:
+    """T6, T41: somebody else's datasets, and one of ours that somebody has given such a name, with its snapshots."""
+    web, db = pool.make("web"), pool.make("db")
+    pool.snapshot(web, "s1")
+    pool.zfs.run("zfs", "create", f"{P}/.old.new")
+    pool.zfs.run("zfs", "rename", f"{P}/web", f"{P}/.{web.id}.back")
+    pool.zfs.run("zfs", "rename", f"{P}/db", f"{P}/.{db.id}.new")
+    pool.zfs.run("zfs", "create", f"{P}/.{db.id}.new/theirs")
+    before = pool.zfs.names()
+    del pool.zfs.datasets[f"{P}/.{web.id}.back"].properties[zfsrecords.VOLUME]
+    del pool.zfs.datasets[f"{P}/.{db.id}.new"].properties[zfsrecords.VOLUME]
+    pool.reopen()
+    assert pool.zfs.names() == before
+
+
+OPERATIONS: dict[str, Callable[[Pool, Volume, Snapshot], object]] = {
+    "create": lambda pool, web, first: pool.make("new"),
+    "rollback": lambda pool, web, first: pool.backend.rollback(web, first),
+}
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_what_cannot_take_its_place_goes(pool: Pool, monkeypatch: pytest.MonkeyPatch, operation: str) -> None:
+    web = pool.make(text="now")
+    first = pool.snapshot(web, "s1")
+    pool.snapshot(web, "s2")
+    before = pool.zfs.names()
+
+    def run(program: str, *words: str | Path, **others: object) -> str:
+        if words[0] == "rename" and str(words[1]).endswith((".new", ".back")):
+            raise ToolFailed(["zfs"], 1, "cannot rename: I/O error")
+        return pool.zfs.run(program, *words, **others)
+
+    monkeypatch.setattr(shell, "run", run)
+    with pytest.raises(StorageFailed, match="I/O error"):
+        OPERATIONS[operation](pool, web, first)
+    assert pool.zfs.names() == before
+    assert pool.contents(web) == "now"
 
 
 def test_going_back_mounts_nothing_by_itself_in_a_pool_that_was_received(pool: Pool) -> None:
